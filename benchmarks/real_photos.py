@@ -1,0 +1,78 @@
+"""The tutorial's schedule on real photos: accuracy after each stage, with batch normalization frozen and in training mode.
+
+    python benchmarks/real_photos.py            # about 10 minutes a row; goes on where it stopped
+
+Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
+"""
+import argparse
+import time
+
+import keras
+import numpy as np
+
+from measuring import RESULTS, PeakMemory, Rows, conditions
+from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
+from transfer_cvd.data import load_data
+from transfer_cvd.feature_extraction import train_head
+from transfer_cvd.fine_tuning import fine_tune
+
+BASE = 'mobilenet_v2'
+
+
+def run(seed: int, freeze_batch_norm: bool, epochs: int) -> dict:
+    """Both stages with one seed: losses and accuracies on validation and test photos, seconds, peak memory."""
+    keras.utils.set_random_seed(seed)
+    with PeakMemory() as peak:
+        started = time.perf_counter()
+        data = load_data('cats_vs_dogs', seed=seed)
+        model = train_head(base_model(BASE), data, epochs=epochs, verbose=0)
+        head_seconds = time.perf_counter() - started
+        head_test = model.evaluate(data.test, verbose=0)
+        started = time.perf_counter()
+        model = fine_tune(model, data, FINE_TUNE_FROM[BASE], epochs, freeze_batch_norm=freeze_batch_norm, verbose=2)
+        tuning_seconds = time.perf_counter() - started
+        tuned_test = model.evaluate(data.test, verbose=0)
+    first, second = (model.histories[stage] for stage in ('feature_extraction', 'fine_tuning'))
+    return {
+        'photos': {split: sum(classes.values()) for split, classes in data.counts.items()},
+        'head_validation': first['val_accuracy'][-1], 'head_test': head_test[1], 'head_seconds': round(head_seconds, 1),
+        'tuned_validation': second['val_accuracy'][-1], 'tuned_validation_loss': second['val_loss'][-1],
+        'tuned_test': tuned_test[1], 'tuned_test_loss': tuned_test[0], 'tuning_seconds': round(tuning_seconds, 1),
+        'peak_gigabytes': round(peak.gigabytes, 2),
+    }
+
+
+COLUMNS = {'seed': 'seed', 'mode': 'batch norm', 'head_validation': 'validation, features', 'head_test': 'test, features',
+           'tuned_validation': 'validation, fine-tuned', 'tuned_test': 'test, fine-tuned', 'tuned_test_loss': 'test loss',
+           'head_seconds': 'features (s)', 'tuning_seconds': 'fine-tuning (s)', 'peak_gigabytes': 'peak memory (GB)'}
+
+
+def table(rows: list[dict], epochs: int) -> str:
+    """The rows, and the means of each mode, as a page of Markdown."""
+    photos = ' / '.join(f'{n:,}' for n in rows[0]['photos'].values())
+    lines = [f'# The tutorial\'s schedule on real photos\n\n{conditions()}.\n\ncats_vs_dogs, {photos} photos (training / validation / test), '
+             f'{BASE} at 160 pixels, {epochs} and {epochs} epochs; accuracies of the last epoch.\n',
+             '| ' + ' | '.join(COLUMNS.values()) + ' |', '| --- ' * len(COLUMNS) + '|']
+    for mode in dict.fromkeys(row['mode'] for row in rows):
+        group = [row for row in rows if row['mode'] == mode]
+        mean = {'seed': 'mean', 'mode': mode} | {key: float(np.mean([row[key] for row in group])) for key in list(COLUMNS)[2:]}
+        for row in [*group, mean]:
+            cells = [f'{v:.1f}' if 'seconds' in k else f'{v:.2f}' if 'giga' in k else f'{v:.4f}' if isinstance(v, float) else str(v)
+                     for k, v in ((key, row[key]) for key in COLUMNS)]
+            lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--epochs', type=int, default=10, help='epochs of each stage')
+    parser.add_argument('--modes', nargs='+', default=['frozen', 'training mode'])
+    arguments = parser.parse_args()
+    rows = Rows(RESULTS / 'real_photos.jsonl')
+    for seed in arguments.seeds:
+        for mode in arguments.modes:
+            rows.get({'seed': seed, 'mode': mode, 'epochs': arguments.epochs}, lambda: run(seed, mode == 'frozen', arguments.epochs))
+            page = table(rows.rows, arguments.epochs)
+            (RESULTS / 'real_photos.md').write_text(page)
+    print(page)

@@ -1,0 +1,28 @@
+"""Build the package from settings.ini, where nbdev keeps its facts."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+parser = ConfigParser(delimiters=['='], interpolation=None)
+parser.read(here / 'settings.ini', encoding='utf-8')
+facts = parser['DEFAULT']
+extras = {name: facts[f'{name}_requirements'].split() for name in ('offline', 'dev')}
+
+setup(
+    name=facts['lib_name'],
+    version=facts['version'],
+    description=facts['description'],
+    long_description=(here / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    author=facts['author'],
+    license='Apache-2.0',
+    keywords=facts['keywords'],
+    packages=find_packages(include=['transfer_cvd', 'transfer_cvd.*']),
+    python_requires=f">={facts['min_python']}",
+    install_requires=facts['requirements'].split(),
+    extras_require=extras,
+    entry_points={'console_scripts': [facts['console_scripts']]},
+    zip_safe=False,
+)

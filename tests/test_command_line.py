@@ -1,0 +1,164 @@
+"""Every wrong input gives one line that says what to do, exit code 2, and leaves nothing behind."""
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+MAIN = 'from transfer_cvd.command_line import main; main()'
+
+
+@pytest.fixture
+def refused(shell, tmp_path):
+    """Run `train` with wrong options; the one line it answers, after checking that nothing was written."""
+    def run(*options, out='out'):
+        before = sorted(tmp_path.rglob('*'))
+        code, _, errors = shell('train', '--offline', '--out', tmp_path / out, *options)
+        assert code == 2
+        assert len(errors) == 1, errors
+        assert sorted(tmp_path.rglob('*')) == before
+        return errors[0]
+
+    return run
+
+
+def test_no_such_folder(refused, tmp_path):
+    assert str(tmp_path / 'nowhere') in refused('--data', tmp_path / 'nowhere')
+
+
+def test_a_file_as_folder(refused, tmp_path):
+    (tmp_path / 'file').write_text('no folder')
+    assert str(tmp_path / 'file') in refused('--data', tmp_path / 'file')
+
+
+def test_empty_folder(refused, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    assert str(tmp_path / 'empty') in refused('--data', tmp_path / 'empty')
+
+
+def test_one_class(refused, pets, tmp_path):
+    shutil.copytree(pets / 'cat', tmp_path / 'pets/cat')
+    assert 'cat' in refused('--data', tmp_path / 'pets')
+
+
+def test_class_without_photos(refused, pets, tmp_path):
+    shutil.copytree(pets, tmp_path / 'pets')
+    (tmp_path / 'pets/bird').mkdir()
+    assert 'bird' in refused('--data', tmp_path / 'pets')
+
+
+def test_misspelt_data_set(refused):
+    assert 'did you mean drawn_pets' in refused('--data', 'drawn_pet')
+
+
+def test_misspelt_base(refused):
+    assert 'did you mean efficientnet_lite0' in refused('--base', 'eficientnet_lite0')
+
+
+def test_misspelt_layer(refused, pets):
+    assert 'block_12_expand' in refused('--data', pets, '--fine-tune-from', 'block_12_expnd')
+
+
+def test_image_size_too_small(refused):
+    assert '32' in refused('--image-size', 31)
+
+
+def test_batch_size_too_small(refused, pets):
+    assert 'batch size' in refused('--data', pets, '--batch-size', 0)
+
+
+@pytest.mark.parametrize('option', ['--epochs', '--fine-tune-epochs'])
+def test_negative_epochs(refused, option):
+    assert '-1 epochs' in refused(option, -1)
+
+
+def test_unknown_option(refused):
+    assert '--epoch' in refused('--epoch', 3)
+
+
+def test_a_word_for_a_number(refused):
+    assert '--epochs' in refused('--epochs', 'many')
+
+
+def test_out_in_use(shell, tmp_path):
+    (tmp_path / 'kept.txt').write_text('mine')
+    code, _, errors = shell('train', '--offline', '--out', tmp_path)
+    assert (code, len(errors)) == (2, 1)
+    assert str(tmp_path) in errors[0]
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [('kept.txt', 'mine')]
+
+
+def test_no_network(tmp_path):
+    """Without a network (here: a proxy that refuses) the answer comes within seconds, before TFDS tries again and again."""
+    environment = os.environ | {'https_proxy': 'http://127.0.0.1:9', 'TFDS_DATA_DIR': str(tmp_path / 'tfds'), 'KERAS_HOME': str(tmp_path / 'keras')}
+    environment.pop('TRANSFER_CVD_OFFLINE')
+    for what in (['--base', 'efficientnet_lite0'], ['--data', 'drawn_pets']):  # the photos are missing, then the weights
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, '-c', MAIN, 'train', '--out', tmp_path / 'out', *what],
+                              env=environment, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr.count('\n') == 1 and '--offline' in done.stderr
+        assert time.perf_counter() - started < 30
+        assert not (tmp_path / 'out').exists() and not (tmp_path / 'tfds').exists()
+
+
+def test_data_set_folder_not_writable(tmp_path):
+    """Tried as a user without the permission; root may write anywhere."""
+    folder = tmp_path / 'readonly'
+    folder.mkdir(mode=0o555)
+    out = tmp_path / 'out'
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents:
+        if parent.owner() == tmp_path.owner() and str(parent) != '/tmp':
+            parent.chmod(parent.stat().st_mode | 0o011)
+    code = f'''
+import os, sys
+import transfer_cvd.command_line as command_line
+command_line.load_tensorflow()
+import transfer_cvd.runs
+if os.getuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+sys.argv = ['transfer_cvd', 'train', '--offline', '--out', {str(out)!r}]
+command_line.main()
+'''
+    done = subprocess.run([sys.executable, '-c', code], env=os.environ | {'TFDS_DATA_DIR': str(folder)}, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count('\n') == 1
+    assert str(folder) in done.stderr and 'TFDS_DATA_DIR' in done.stderr
+    assert list(folder.iterdir()) == [] and not out.exists()
+
+
+def test_broken_photos_are_skipped(shell, pets, tmp_path):
+    import json
+
+    shutil.copytree(pets, tmp_path / 'pets')
+    whole = (tmp_path / 'pets/cat/000.jpg').read_bytes()
+    (tmp_path / 'pets/cat/cut.jpg').write_bytes(whole[:len(whole) // 2])
+    (tmp_path / 'pets/dog/text.jpg').write_text('this is no picture')
+    code, lines, errors = shell('train', '--offline', '--data', tmp_path / 'pets', '--epochs', 1,
+                                '--fine-tune-epochs', 0, '--out', tmp_path / 'out')
+    assert code == 0, errors
+    report = json.loads((tmp_path / 'out/report.json').read_text())
+    assert sorted(os.path.basename(photo['path']) for photo in report['skipped']) == ['cut.jpg', 'text.jpg']
+    assert all(photo['reason'] for photo in report['skipped'])
+    assert sum(n for split in report['data']['counts'].values() for n in split.values()) == 60
+    assert sum('skipped' in line for line in lines) == 2
+    assert report['fine_tuning'] is None
+
+
+def test_predict_answers_what_it_can(shell, pets, finished_run, tmp_path):
+    (tmp_path / 'text.jpg').write_text('this is no picture')
+    photo = pets / 'cat/000.jpg'
+    code, lines, errors = shell('predict', finished_run / 'model.keras', photo, tmp_path / 'text.jpg', pets / 'dog/001.jpg')
+    assert code == 1
+    assert len(lines) == 2 and lines[0].startswith(f'{photo}: ')
+    assert len(errors) == 1 and 'text.jpg' in errors[0]
+
+
+def test_predict_refuses_another_file(shell, tmp_path):
+    (tmp_path / 'model.keras').write_text('no model')
+    code, lines, errors = shell('predict', tmp_path / 'model.keras', tmp_path / 'photo.jpg')
+    assert (code, lines, len(errors)) == (2, [], 1)
