@@ -16,7 +16,7 @@ def draw_folder(folder, n=60, first_seed=0):
     for i in range(n):
         path = folder / ('cat', 'dog')[i % 2] / f'{i:03}.jpg'
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw_pet(i % 2, np.random.default_rng(first_seed + i))).save(path)
+        Image.fromarray(draw_pet(path.parent.name, np.random.default_rng(first_seed + i))).save(path)
     return folder
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-import transfer_cvd.drawn_pets  # registers the data set drawn_pets
+from . import drawn_pets  # registers the data set drawn_pets
 from .offline import InputError, defaults, require_network, unknown_name
 from .photos import find_photos, read_photo
 
@@ -43,7 +43,7 @@ def prepare(
     builder = tfds.builder(name)
     if not builder.is_prepared():
         _require_writable(Path(builder.data_dir))
-        for url in builder.url_infos:
+        for url in builder.url_infos or ():
             require_network(url, f'the data set {name}')
         builder.download_and_prepare()
     return builder

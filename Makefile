@@ -1,0 +1,58 @@
+# Two commands from a clone: `make train` and `make test`. Both set up what they need in .venv, once.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+PINNED := -c constraints.txt --build-constraint constraints.txt
+SETUP := constraints.txt settings.ini setup.py
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: help train test notebooks export save save-real readme clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+train: $(VENV)/.train  ## train a classifier offline and write it to runs/first, then runs/2, runs/3, ...
+	@out=runs/first; n=2; while [ -e $$out ]; do out=runs/$$n; n=$$((n + 1)); done; \
+	$(VENV)/bin/transfer_cvd train --offline --out $$out
+
+test: $(VENV)/.test  ## run every notebook and all tests, offline
+	TRANSFER_CVD_OFFLINE=1 $(RUN) -c "from transfer_cvd.data import prepare; prepare('drawn_pets')"
+	TRANSFER_CVD_OFFLINE=1 $(VENV)/bin/nbdev_test --n_workers 2 --do_print
+	$(RUN) -m pytest -q tests
+
+notebooks: $(VENV)/.test  ## open the notebooks in JupyterLab
+	$(VENV)/bin/jupyter lab nbs
+
+export: $(VENV)/.test  ## write transfer_cvd/*.py from the notebooks, and clean them
+	$(VENV)/bin/nbdev_export
+	$(VENV)/bin/nbdev_clean
+
+save: $(VENV)/.test  ## run the chapters from 10 on offline and save their outputs
+	TRANSFER_CVD_OFFLINE=1 $(RUN) tools/notebooks.py save nbs/[12]*.ipynb
+
+save-real: $(VENV)/.test  ## run chapters 00 to 04 on the real photos and save their outputs
+	$(RUN) tools/notebooks.py save nbs/0*.ipynb
+
+readme: $(VENV)/.test  ## write README.md from nbs/index.ipynb
+	$(RUN) tools/notebooks.py save nbs/index.ipynb
+	$(RUN) tools/notebooks.py readme
+
+clean:  ## remove what `make` made, the runs excepted
+	rm -rf $(VENV) build dist *.egg-info
+
+# A stamp a set of packages: rebuilt when a requirement changes, else there is nothing to do.
+$(VENV)/.pip: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt pip
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.pip $(SETUP)
+	$(PIP) install --quiet $(PINNED) -e '.[offline]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.train
+	$(PIP) install --quiet $(PINNED) -e '.[offline,dev]'
+	@touch $@
