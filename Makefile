@@ -6,12 +6,13 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 PINNED := -c constraints.txt --build-constraint constraints.txt
 SETUP := constraints.txt settings.ini setup.py
+JOBS ?= 2
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: help train test notebooks export save save-real readme clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
+	@awk -F ':.*## +' '/^[a-z-]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' Makefile
 
 train: $(VENV)/.train  ## train a classifier offline and write it to runs/first, then runs/2, runs/3, ...
 	@out=runs/first; n=2; while [ -e $$out ]; do out=runs/$$n; n=$$((n + 1)); done; \
@@ -19,7 +20,7 @@ train: $(VENV)/.train  ## train a classifier offline and write it to runs/first,
 
 test: $(VENV)/.test  ## run every notebook and all tests, offline
 	TRANSFER_CVD_OFFLINE=1 $(RUN) -c "from transfer_cvd.data import prepare; prepare('drawn_pets')"
-	TRANSFER_CVD_OFFLINE=1 $(VENV)/bin/nbdev_test --n_workers 2 --do_print
+	ls nbs/*.ipynb | TRANSFER_CVD_OFFLINE=1 xargs -n 1 -P $(JOBS) $(VENV)/bin/nbdev_test --do_print --path
 	$(RUN) -m pytest -q tests
 
 notebooks: $(VENV)/.test  ## open the notebooks in JupyterLab
@@ -33,7 +34,7 @@ save: $(VENV)/.test  ## run the chapters from 10 on offline and save their outpu
 	TRANSFER_CVD_OFFLINE=1 $(RUN) tools/notebooks.py save nbs/[12]*.ipynb
 
 save-real: $(VENV)/.test  ## run chapters 00 to 04 on the real photos and save their outputs
-	$(RUN) tools/notebooks.py save nbs/0*.ipynb
+	env -u TRANSFER_CVD_OFFLINE $(RUN) tools/notebooks.py save nbs/0*.ipynb
 
 readme: $(VENV)/.test  ## write README.md from nbs/index.ipynb
 	$(RUN) tools/notebooks.py save nbs/index.ipynb
@@ -42,9 +43,11 @@ readme: $(VENV)/.test  ## write README.md from nbs/index.ipynb
 clean:  ## remove what `make` made, the runs excepted
 	rm -rf $(VENV) build dist *.egg-info
 
-# A stamp a set of packages: rebuilt when a requirement changes, else there is nothing to do.
+# One stamp for each set of packages: older than a requirement, the set is installed again, else there is nothing to do.
 $(VENV)/.pip: constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	{ echo 'Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is not one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@echo 'The first time, almost 3 GB of packages are installed into $(VENV): a few minutes.'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet -c constraints.txt pip
 	@touch $@

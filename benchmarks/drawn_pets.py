@@ -32,17 +32,16 @@ BOUNDARY = 'block_11_expand'  # the first layer that is fine-tuned
 FROM_RANDOM = 1e-3  # learning rate of the network that starts from random weights
 
 
-def seconds_to_draw() -> float:
-    """Seconds to draw the 2,000 pictures and write them as a TFDS data set."""
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        tfds.builder('drawn_pets', data_dir=folder).download_and_prepare()
-        return time.perf_counter() - start
+def draw(name: str, folder: str) -> float:
+    """Seconds to draw 2,000 pictures and write them as a TFDS data set under `folder`."""
+    start = time.perf_counter()
+    tfds.builder(name, data_dir=folder).download_and_prepare()
+    return time.perf_counter() - start
 
 
-def load(name: str, split: str) -> tuple[list[np.ndarray], np.ndarray]:
+def load(name: str, split: str, folder: str) -> tuple[list[np.ndarray], np.ndarray]:
     """The pictures of a split, uint8, and their labels."""
-    pairs = list(tfds.as_numpy(tfds.load(name, split=split, as_supervised=True)))
+    pairs = list(tfds.as_numpy(tfds.load(name, split=split, as_supervised=True, data_dir=folder)))
     return [image for image, _ in pairs], np.array([label for _, label in pairs])
 
 
@@ -112,9 +111,8 @@ def from_random(seed: int, train, test) -> tuple[float, float]:
     return fit(model, train, test), time.perf_counter() - start
 
 
-def measure() -> dict[str, list[tuple[float, float]]]:
-    """For each row of the table (accuracy, seconds) of each seed."""
-    train, test = load('drawn_pets', 'train[:80%]'), load('drawn_pets/further', 'train')
+def measure(train, test) -> dict[str, list[tuple[float, float]]]:
+    """For each row of the table (accuracy, seconds) of each seed; `train` and `test` are pictures and labels."""
     rows = {}
     for name, describe in (('logistic regression on 8 x 8 thumbnails', thumbnails),
                            ('logistic regression on colour histograms', histograms)):
@@ -122,6 +120,7 @@ def measure() -> dict[str, list[tuple[float, float]]]:
             start = time.perf_counter()
             accuracy = shortcut(describe, train, test, seed)
             rows.setdefault(name, []).append((accuracy, time.perf_counter() - start))
+        print(name, rows[name], flush=True)
     batches = [(as_batch(images), labels) for images, labels in (train, test)]
     base = efficientnet_lite0(SIZE)
     lower = keras.Model(base.input, base.get_layer(BOUNDARY).input)
@@ -144,7 +143,8 @@ def report(drawing: float, rows: dict[str, list[tuple[float, float]]]) -> str:
     lines = [
         '# What can be learned from the drawn pets', '',
         f'Measured on {datetime.date.today()} with `benchmarks/drawn_pets.py`: tensorflow {tf.__version__}, keras {keras.__version__}, '
-        f'numpy {np.__version__}, pillow {PIL.__version__}, python {platform.python_version()}, {os.cpu_count()} CPU cores.', '',
+        f'numpy {np.__version__}, pillow {PIL.__version__}, python {platform.python_version()}, {os.cpu_count()} CPU cores '
+        f'(load average at the end {os.getloadavg()[2]:.1f}: over {os.cpu_count() + 1}, other work made the seconds longer).', '',
         'Trained on 1,600 pictures of `drawn_pets`, tested on the 2,000 of `drawn_pets/further`; `efficientnet_lite0` at 160 pixels, '
         f'batches of {BATCH}, {EPOCHS} epochs a stage. RMSprop with 1e-4 for the head, 1e-5 for fine-tuning from `{BOUNDARY}`, '
         f'{FROM_RANDOM:g} for the network that starts from random weights. Seconds are the mean of a stage, without the layers below the boundary, which run once.', '',
@@ -154,13 +154,17 @@ def report(drawing: float, rows: dict[str, list[tuple[float, float]]]) -> str:
     ]
     for name, results in rows.items():
         accuracies, seconds = zip(*results)
-        cells = [f'{np.mean(accuracies):.3f}', *(f'{a:.3f}' for a in accuracies), f'{np.mean(seconds):.0f}']
+        missing = ['not run'] * (len(SEEDS) - len(results))
+        cells = [f'{np.mean(accuracies):.3f}', *(f'{a:.3f}' for a in accuracies), *missing, f'{np.mean(seconds):.0f}']
         lines.append(f'| {name} | {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 
 
 if __name__ == '__main__':
-    table = report(seconds_to_draw(), measure())
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = [draw(name, folder) for name in ('drawn_pets', 'drawn_pets/further')]
+        pictures = load('drawn_pets', 'train[:80%]', folder), load('drawn_pets/further', 'train', folder)
+    table = report(min(seconds), measure(*pictures))
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(table)
     print(table)

@@ -33,7 +33,6 @@ from nbdev.clean import clean_nb
 from nbdev.config import get_config
 from nbformat import NotebookNode
 from tqdm import tqdm
-from traitlets import default
 
 from transfer_cvd.offline import offline
 
@@ -73,14 +72,10 @@ def code_hash(nb: NotebookNode) -> str:
 
 
 class ThisPython(AsyncKernelManager):
-    """Starts this Python, whatever kernels a person has registered, and talks to it over files that only they may read."""
+    """Starts the Python that runs this file, whatever kernels a person has registered."""
 
     def _kernel_spec_manager_default(self) -> KernelSpecManager:
         return KernelSpecManager(kernel_dirs=[])
-
-    @default('transport')
-    def _files(self) -> str:
-        return 'ipc'
 
 
 class Client(NotebookClient):
@@ -343,6 +338,12 @@ def from_root(markdown: str) -> str:
     return _LINK.sub(lambda match: match[1] + posixpath.normpath(f'nbs/{match[2]}'), markdown)
 
 
+def without_gaps(markdown: str) -> str:
+    """`markdown` with one blank line where it has several, except in blocks of code."""
+    parts = re.split(r'(^```.*?^```$)', markdown, flags=re.MULTILINE | re.DOTALL)
+    return ''.join(part if part.startswith('```') else re.sub(r'\n(?: *\n){2,}', '\n\n', part) for part in parts)
+
+
 def readme_page() -> Page:
     """README.md as nbs/index.ipynb makes it: without hidden cells and directives."""
     nb = nbformat.read(ROOT / 'nbs/index.ipynb', as_version=4)
@@ -352,8 +353,10 @@ def readme_page() -> Page:
             cell.source = from_root(cell.source)
         else:
             cell.source = '\n'.join(line for line in cell.source.splitlines() if not line.startswith('#|'))
+    nb.metadata.language_info = {'name': 'python'}  # nbdev_clean removes it
     text, resources = MarkdownExporter().from_notebook_node(nb, {'unique_key': 'index', 'output_files_dir': 'nbs/images'})
-    return Page(f'<!-- Made from nbs/index.ipynb by tools/notebooks.py: change it there. -->\n\n{text.strip()}\n', resources['outputs'])
+    note = '<!-- Made from nbs/index.ipynb by tools/notebooks.py: change it there. -->'
+    return Page(f'{note}\n\n{without_gaps(text).strip()}\n', resources['outputs'])
 
 
 def readme_is_current(page: Page) -> bool:
@@ -374,7 +377,8 @@ def write_readme(page: Page) -> None:
 
 # The command line
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help=__doc__.splitlines()[0])
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  help=__doc__.splitlines()[0])
 Notebooks = Annotated[list[Path], typer.Argument(metavar='NOTEBOOK', exists=True, dir_okay=False)]
 
 

@@ -111,6 +111,7 @@ def predict(
 ) -> int:
     """Print class and probability of each photo."""
     load_tensorflow()
+    from transfer_cvd.photos import printable
     from transfer_cvd.serving import load_classifier, predict_photos
 
     answers = predict_photos(load_classifier(model), photos)
@@ -118,7 +119,7 @@ def predict(
         if answer.error:
             print(answer.error, file=sys.stderr)
         else:
-            print(f'{answer.path}: {answer.class_name} {answer.probability:.4f}')
+            print(f'{printable(answer.path)}: {answer.class_name} {answer.probability:.4f}')
     return int(any(answer.error for answer in answers))
 
 # %% ../nbs/21_command_line.ipynb #cell018

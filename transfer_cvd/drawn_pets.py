@@ -31,7 +31,7 @@ from PIL import Image, ImageDraw, ImageFilter
 # %% ../nbs/11_drawn_pets.ipynb #cell005
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell006
 @dataclass
 class Canvas:
     """A picture being painted."""
@@ -49,17 +49,17 @@ class Canvas:
         """Width and height."""
         return self.pixels.shape[2], self.pixels.shape[1]
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell007
 def unit(image: Image.Image) -> np.ndarray:
     """The values of `image` as float32 in [0, 1]."""
     return np.asarray(image, np.float32) / 255
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell010
 def to_image(pixels: np.ndarray) -> Image.Image:
     """A Pillow image of (3, height, width) floats; what is out of [0, 1] is cut off."""
     return Image.fromarray((np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0))
 
-# %% ../nbs/11_drawn_pets.ipynb #cell006
+# %% ../nbs/11_drawn_pets.ipynb #cell014
 def smooth_noise(
     rng: np.random.Generator,
     size: tuple[int, int],  # width and height of the result
@@ -69,7 +69,7 @@ def smooth_noise(
     grid = rng.random((cells + 1, cells + 1), np.float32)
     return np.asarray(Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC))
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell020
 def blank(
     rng: np.random.Generator,
     image: Image.Image,  # what is there already
@@ -79,7 +79,7 @@ def blank(
     angle = rng.uniform(-2.6, -0.5)
     return Canvas(pixels, smooth_noise(rng, image.size), np.array([math.cos(angle), math.sin(angle)]), rng)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell011
+# %% ../nbs/11_drawn_pets.ipynb #cell026
 def ellipse(
     centre,  # (x, y)
     rx: float,  # half its width
@@ -92,7 +92,7 @@ def ellipse(
     c, s = math.cos(tilt), math.sin(tilt)
     return np.stack([centre[0] + c * x - s * y, centre[1] + s * x + c * y], 1)
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell029
 def rounded(
     points,  # (n, 2), the corners of a closed polygon
     rounds: int = 2,  # each doubles the points and makes it smoother
@@ -104,7 +104,7 @@ def rounded(
         p = np.stack([0.75 * p + 0.25 * q, 0.25 * p + 0.75 * q], 1).reshape(-1, 2)
     return p
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell032
 def curve(
     start,  # (x, y) or (x, y, z)
     bend,  # the curve is pulled towards this point
@@ -115,7 +115,7 @@ def curve(
     start, bend, end = (np.asarray(p, float) for p in (start, bend, end))
     return (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
 
-# %% ../nbs/11_drawn_pets.ipynb #cell012
+# %% ../nbs/11_drawn_pets.ipynb #cell036
 def limb(
     points,  # (n, 2), the line through its middle
     radii,  # (n,), half its thickness at each of them
@@ -132,7 +132,7 @@ def limb(
     around = np.concatenate([line, line[[-1] * 9], line[::-1], line[[0] * 9]])
     return around[:, :2] + around[:, 2:] * np.stack([np.cos(angle), np.sin(angle)], 1)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell014
+# %% ../nbs/11_drawn_pets.ipynb #cell041
 def tufts(
     rng: np.random.Generator,
     outline: np.ndarray,  # (n, 2)
@@ -154,7 +154,7 @@ def tufts(
     reach[::2] = -0.15 * length
     return p + (outwards + 0.6 * downwards) * reach[:, None]
 
-# %% ../nbs/11_drawn_pets.ipynb #cell019
+# %% ../nbs/11_drawn_pets.ipynb #cell045
 def covered(
     canvas: Canvas,
     outlines: list[np.ndarray],  # each (n, 2); the mask covers all of them
@@ -174,7 +174,7 @@ def covered(
         draw.polygon(((outline - (x0, y0)) * 2).ravel().tolist(), fill=255)
     return (x0, y0, x1, y1), mask.reduce(2)
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell051
 def fill(
     canvas: Canvas,
     outline: np.ndarray,  # (n, 2)
@@ -192,7 +192,7 @@ def fill(
     region = canvas.pixels[:, y0:y1, x0:x1]
     region += (np.asarray(colour, np.float32).reshape(3, 1, 1) - region) * (unit(mask) * np.float32(alpha))
 
-# %% ../nbs/11_drawn_pets.ipynb #cell022
+# %% ../nbs/11_drawn_pets.ipynb #cell055
 COATS = np.array([  # its colour, its dark marks, its pale parts
     [(0.80, 0.50, 0.24), (0.57, 0.30, 0.11), (0.97, 0.89, 0.78)],  # ginger
     [(0.86, 0.72, 0.52), (0.62, 0.46, 0.28), (0.98, 0.93, 0.84)],  # cream
@@ -204,7 +204,7 @@ COATS = np.array([  # its colour, its dark marks, its pale parts
     [(0.44, 0.49, 0.55), (0.25, 0.29, 0.34), (0.87, 0.89, 0.91)],  # blue
 ], np.float32)[..., None, None]
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell057
 class Coat(NamedTuple):
     """The fur of one animal; each colour is (3, 1, 1) float32."""
 
@@ -215,7 +215,7 @@ class Coat(NamedTuple):
     other: np.ndarray  # of its patches
     length: float  # of its hair; the radius of its head is 1
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell059
 def choose_coat(
     rng: np.random.Generator,
     pattern: str,  # plain, tabby, patches, spots, points or bicolour
@@ -225,7 +225,7 @@ def choose_coat(
     other = dark if rng.random() < 0.6 else COATS[rng.integers(len(COATS)), 0]
     return Coat(pattern, base, dark, pale, other, (0.08, 0.11, 0.17)[rng.integers(3)])
 
-# %% ../nbs/11_drawn_pets.ipynb #cell023
+# %% ../nbs/11_drawn_pets.ipynb #cell062
 def smoothstep(
     x: np.ndarray,
     low: float,  # 0 up to here
@@ -235,7 +235,7 @@ def smoothstep(
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell066
 def coat_colour(
     coat: Coat,
     part: str,  # of the animal: head, ear, muzzle, body, chest, leg, paw or tail
@@ -261,7 +261,7 @@ def coat_colour(
         return base + (dark - base) * (0.85 * smoothstep(wave, 0.15, 0.65))
     return base
 
-# %% ../nbs/11_drawn_pets.ipynb #cell025
+# %% ../nbs/11_drawn_pets.ipynb #cell072
 def comb(
     canvas: Canvas,
     middle: np.ndarray,  # (x, y), hairs point away from it
@@ -273,23 +273,23 @@ def comb(
     corner = np.clip(np.asarray(middle) - reach, 0, np.array(canvas.size) - 2).astype(int)
     far = np.minimum(np.asarray(middle) + reach, canvas.size).astype(int)
     w, h = (max(2, side) for side in (far - corner).tolist())
-    rng, count = canvas.rng, int(np.clip(1.5 * w * h / length**2, 100, 1800))
+    rng, count = canvas.rng, int(np.clip(1.5 * w * h / length**2, 100, 2000))
     root = rng.random((count, 2), np.float32) * np.array([w, h], np.float32)
     way = root - (middle - corner).astype(np.float32)
     way /= np.hypot(way[:, :1], way[:, 1:]) + 1e-6
     way += np.asarray(fall, np.float32) + 0.25 * rng.standard_normal((count, 2), np.float32)
     way *= 2 * length * (0.4 + 0.6 * rng.random((count, 1), np.float32))
-    t = np.linspace(0, 1, min(36, int(2.6 * length) + 2), dtype=np.float32)[:, None]
-    dots = (2 * (root + way * t[..., None])).astype(np.int32)
-    strokes = np.zeros((2 * h, 2 * w), np.float32)
-    x, y = np.clip(dots[..., 0], 0, 2 * w - 1), np.clip(dots[..., 1], 0, 2 * h - 1)
-    strokes[y, x] = (rng.random(count, np.float32) - 0.5) * 1.3 * (1 - 0.7 * t)
-    canvas.hair[corner[1]:corner[1] + h, corner[0]:corner[0] + w] = np.asarray(Image.fromarray(strokes).reduce(2))
+    t = np.linspace(0, 1, min(24, int(1.7 * length) + 2), dtype=np.float32)[:, None]
+    x = (root[:, 0] + way[:, 0] * t).astype(np.int32).clip(0, w - 1)
+    y = (root[:, 1] + way[:, 1] * t).astype(np.int32).clip(0, h - 1)
+    hair = canvas.hair[corner[1]:corner[1] + h, corner[0]:corner[0] + w]
+    hair[:] = 0
+    hair[y, x] = (rng.random(count, np.float32) - 0.5) * (0.75 - 0.5 * t)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell027
+# %% ../nbs/11_drawn_pets.ipynb #cell076
 SHADE, SUN = np.array([(0.44, 0.47, 0.54), (0.69, 0.66, 0.58)], np.float32)[..., None, None]
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell077
 def _shifted(plane, dx, dy):
     "Each pixel's value taken from `(dx, dy)` further on, the edge repeated."
     h, w = plane.shape
@@ -326,7 +326,7 @@ def paint_fur(
     region *= 1 - 0.3 * soft
     region += (painted - region) * unit(mask)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell032
+# %% ../nbs/11_drawn_pets.ipynb #cell081
 class Head:
     """A ball of radius 1 placed on the canvas and turned."""
 
@@ -356,7 +356,7 @@ class Head:
         """The outline of a small ball, a little flattened."""
         return ellipse(self.at((x, y, z)), r * self.radius, 0.9 * r * self.radius)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell035
+# %% ../nbs/11_drawn_pets.ipynb #cell085
 @dataclass
 class Pet:
     """All that is decided about an animal before it is drawn. Sizes are in head radii, angles in radians."""
@@ -384,7 +384,7 @@ class Pet:
     mirrored: bool
     fills: float  # how much of the picture it fills; over 1 is cropped
 
-# %% ../nbs/11_drawn_pets.ipynb #cell037
+# %% ../nbs/11_drawn_pets.ipynb #cell089
 EARS = {  # the right ear seen from the front
     'triangle': [(0.12, -0.85), (0.42, -1.25), (0.80, -1.62), (0.86, -1.60), (1.00, -1.05), (1.00, -0.35), (0.55, -0.45)],
     'pricked': [(0.22, -0.80), (0.36, -1.30), (0.58, -1.78), (0.66, -1.78), (0.86, -1.20), (0.88, -0.45), (0.50, -0.45)],
@@ -393,7 +393,7 @@ EARS = {  # the right ear seen from the front
     'floppy': [(0.42, -0.88), (0.85, -0.86), (1.14, -0.40), (1.26, 0.25), (1.14, 0.72), (0.92, 0.70), (0.78, 0.20), (0.66, -0.35)],
 }
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell090
 def draw_ears(canvas: Canvas, pet: Pet, head: Head) -> None:
     """Draw both ears; those that stand show their inside."""
     stands = pet.ear not in ('floppy', 'folded')
@@ -407,7 +407,7 @@ def draw_ears(canvas: Canvas, pet: Pet, head: Head) -> None:
             inside = middle + (outline - middle) * 0.6 + (head.centre - middle) * 0.06
             fill(canvas, inside, pet.skin, 0.75, blur=0.05 * head.radius)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell039
+# %% ../nbs/11_drawn_pets.ipynb #cell094
 def draw_skull(canvas: Canvas, pet: Pet, head: Head) -> None:
     """Draw the head without its features, and the white blaze of an animal in two colours."""
     half = np.array([(0, -0.92), (0.62, -0.78), (0.98, -0.2), (pet.cheeks, 0.35), (0.62, 0.82), (0, 0.95)])
@@ -418,7 +418,7 @@ def draw_skull(canvas: Canvas, pet: Pet, head: Head) -> None:
         blaze = rounded([(-0.08, -0.8), (0.08, -0.8), (0.3, 0.5), (-0.3, 0.5)])
         fill(canvas, head.flat(blaze), pet.coat.pale, 0.8, blur=0.05 * head.radius)
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell096
 def draw_muzzle(canvas: Canvas, pet: Pet, head: Head) -> None:
     """Draw what carries nose and mouth."""
     if pet.label == 'cat':
@@ -431,7 +431,7 @@ def draw_muzzle(canvas: Canvas, pet: Pet, head: Head) -> None:
     paint_fur(canvas, pet.coat, 'muzzle', jaw, 0.6 * head.radius, tone=0.86, fringe=False)
     paint_fur(canvas, pet.coat, 'muzzle', bridge, 0.6 * head.radius, tone=1.02, fringe=False)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell041
+# %% ../nbs/11_drawn_pets.ipynb #cell100
 class Ink:
     """Fine drawing on the part of a canvas within `reach` pixels of `centre`; leaving the `with` block puts it back."""
 
@@ -468,10 +468,10 @@ class Ink:
         xy, rgba = self._prepare(points, colour, alpha)
         self.draw.line(xy, fill=rgba, width=max(1, round(3 * width)), joint='curve')
 
-# %% ../nbs/11_drawn_pets.ipynb #cell042
+# %% ../nbs/11_drawn_pets.ipynb #cell104
 INK = np.array([0.08, 0.06, 0.06])
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell106
 def draw_eye(
     ink: Ink,
     pet: Pet,
@@ -501,7 +501,7 @@ def draw_eye(
     disc(dx, dy, 0.26 * ry, 0.26 * ry, (1, 1, 1), 0.95)
     disc(-dx, -dy, 0.13 * ry, 0.13 * ry, (1, 1, 1), 0.55)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell043
+# %% ../nbs/11_drawn_pets.ipynb #cell110
 def draw_nose(ink: Ink, pet: Pet, head: Head) -> None:
     """Draw nose, mouth and perhaps the tongue."""
     if pet.label == 'cat':
@@ -522,7 +522,7 @@ def draw_nose(ink: Ink, pet: Pet, head: Head) -> None:
     ink.shape(head.flat(nose, z), colour)
     ink.shape(head.flat(ellipse((-0.03, nose[:, 1].min() + 0.05), 0.05, 0.025), z), (1, 1, 1), 0.5)
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell112
 def draw_whiskers(ink: Ink, pet: Pet, head: Head, rng: np.random.Generator) -> None:
     """Draw four whiskers a side."""
     z = 1.0 if pet.label == 'cat' else pet.snout
@@ -533,7 +533,7 @@ def draw_whiskers(ink: Ink, pet: Pet, head: Head, rng: np.random.Generator) -> N
             end = (side * (0.26 + pet.whiskers), 0.18 + 0.17 * k + rng.uniform(-0.06, 0.06), z - 0.5)
             ink.line(head.at(curve(root, bend, end)), (0.97, 0.96, 0.93), 0.6, 0.75)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell045
+# %% ../nbs/11_drawn_pets.ipynb #cell116
 def draw_head(canvas: Canvas, pet: Pet, head: Head) -> None:
     """Draw a whole head, from behind if that is the pose."""
     comb(canvas, head.at((0, 0.2, 0.9)), 2 * head.radius, (0, 0.15), max(1.5, pet.coat.length * head.radius))
@@ -553,7 +553,7 @@ def draw_head(canvas: Canvas, pet: Pet, head: Head) -> None:
             if pet.whiskers:
                 draw_whiskers(ink, pet, head, canvas.rng)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell047
+# %% ../nbs/11_drawn_pets.ipynb #cell118
 IRISES = {name: np.array(rgb) for name, rgb in {
     'green': (0.55, 0.68, 0.28), 'amber': (0.85, 0.62, 0.20), 'hazel': (0.45, 0.30, 0.14),
     'brown': (0.30, 0.19, 0.12), 'blue': (0.50, 0.68, 0.80)}.items()}
@@ -562,20 +562,20 @@ TRAITS = {  # how often each occurs
     'cat': {
         'ear': {'triangle': 93, 'folded': 4, 'pricked': 3},
         'tail': {'long': 50, 'up': 30, 'down': 10, 'stub': 5, 'curled': 5},
-        'pattern': {'tabby': 46, 'plain': 20, 'patches': 11, 'bicolour': 8, 'points': 10, 'spots': 5},
+        'pattern': {'tabby': 54, 'plain': 17, 'patches': 9, 'bicolour': 7, 'points': 9, 'spots': 4},
         'iris': {'green': 50, 'amber': 32, 'blue': 14, 'hazel': 4},
         'pupil': {0.2: 50, 0.35: 25, 0.7: 25},
     },
     'dog': {
-        'ear': {'floppy': 76, 'semi': 12, 'pricked': 8, 'folded': 4},
+        'ear': {'floppy': 80, 'semi': 10, 'pricked': 7, 'folded': 3},
         'tail': {'curled': 28, 'up': 25, 'down': 20, 'stub': 15, 'long': 12},
-        'pattern': {'plain': 34, 'patches': 25, 'bicolour': 23, 'points': 10, 'tabby': 4, 'spots': 4},
+        'pattern': {'plain': 36, 'patches': 25, 'bicolour': 25, 'points': 8, 'tabby': 3, 'spots': 3},
         'iris': {'brown': 74, 'hazel': 20, 'amber': 3, 'blue': 3},
         'pupil': {0.68: 100},
     },
 }
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell120
 def pick(
     rng: np.random.Generator,
     weights: dict,  # value: how often it is chosen, relative to the others
@@ -584,7 +584,7 @@ def pick(
     values, total = list(weights), np.cumsum(list(weights.values()))
     return values[int(np.searchsorted(total, rng.random() * total[-1], side='right'))]
 
-# %% ../nbs/11_drawn_pets.ipynb #cell048
+# %% ../nbs/11_drawn_pets.ipynb #cell126
 def choose_pet(
     label: str,  # 'cat' or 'dog'
     rng: np.random.Generator,
@@ -614,10 +614,10 @@ def choose_pet(
         asleep=rng.random() < 0.04,
         turn=(yaw, rng.normal(0.03, 0.12), rng.normal(0, 0.15)),
         mirrored=rng.random() < 0.5,
-        fills=pick(rng, {0.97: 52, 1.15: 38, 1.4: 6, 0.5: 4}) * rng.uniform(0.85, 1.15),
+        fills=pick(rng, {0.97: 50, 1.15: 43, 1.4: 4, 0.5: 3}) * rng.uniform(0.85, 1.15),
     )
 
-# %% ../nbs/11_drawn_pets.ipynb #cell053
+# %% ../nbs/11_drawn_pets.ipynb #cell134
 class Part(NamedTuple):
     """A limb of the body."""
 
@@ -626,7 +626,7 @@ class Part(NamedTuple):
     radii: list[float]
     tone: float = 1.0  # brightness
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell136
 TAILS = {
     'long': [(0.0, 0.0), (0.8, 0.15), (1.3, -0.4), (1.35, -1.2)],
     'up': [(0.0, 0.0), (0.35, -0.5), (0.4, -1.2), (0.7, -1.8)],
@@ -635,7 +635,7 @@ TAILS = {
     'stub': [(0.0, 0.0), (0.2, -0.12), (0.32, -0.25), (0.4, -0.35)],
 }
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell137
 def tail(
     pet: Pet,
     x: float,  # where it begins
@@ -644,7 +644,7 @@ def tail(
     """The tail of `pet`."""
     return Part('tail', [(x + dx, y + dy) for dx, dy in TAILS[pet.tail]], [0.2, 0.22, 0.2, 0.12], 0.92)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell054
+# %% ../nbs/11_drawn_pets.ipynb #cell141
 def portrait(pet: Pet) -> list[Part]:
     """Head and shoulders."""
     w = pet.girth
@@ -653,7 +653,7 @@ def portrait(pet: Pet) -> list[Part]:
         Part('chest', [(-0.1, 1.0), (-0.15, 2.2)], [0.45, 0.6 * w], 1.05),
     ]
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell144
 def sitting(pet: Pet) -> list[Part]:
     """Sitting, seen from the front and a little from the side."""
     w, floor = pet.girth, 2.5 + pet.leg
@@ -669,7 +669,7 @@ def sitting(pet: Pet) -> list[Part]:
         Part('paw', [(-0.32, floor + 0.05), (-0.44, floor + 0.1)], [0.24, 0.21], 1.05),
     ]
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell147
 def from_behind(pet: Pet) -> list[Part]:
     """Sitting with its back to us."""
     w, floor = pet.girth, 2.5 + pet.leg
@@ -680,7 +680,7 @@ def from_behind(pet: Pet) -> list[Part]:
         tail(pet, 0.1, floor - 0.3),
     ]
 
-# %% ../nbs/11_drawn_pets.ipynb #cell055
+# %% ../nbs/11_drawn_pets.ipynb #cell151
 def standing(pet: Pet) -> list[Part]:
     """Standing, seen from the side."""
     w, long, floor = pet.girth, 2.0 + pet.long, 1.9 + pet.leg
@@ -701,7 +701,7 @@ def standing(pet: Pet) -> list[Part]:
         *leg(long, 0.2, 1.0),
     ]
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell154
 def lying(pet: Pet) -> list[Part]:
     """Lying like a sphinx, seen from the side."""
     w, long, floor = pet.girth, 1.8 + pet.long, 1.95
@@ -716,10 +716,10 @@ def lying(pet: Pet) -> list[Part]:
         Part('paw', [(-0.6, floor + 0.1), (-0.8, floor + 0.14)], [0.25, 0.23], 1.05),
     ]
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell155
 POSES = {'portrait': portrait, 'sitting': sitting, 'standing': standing, 'lying': lying, 'behind': from_behind}
 
-# %% ../nbs/11_drawn_pets.ipynb #cell057
+# %% ../nbs/11_drawn_pets.ipynb #cell157
 class Place(NamedTuple):
     """Where an animal stands: what its units are in pixels."""
 
@@ -731,7 +731,7 @@ class Place(NamedTuple):
         """Pixels of (n, 2) points of the body."""
         return self.origin + self.scale * (np.asarray(points, float) * (self.flip, 1))
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell160
 def find_place(canvas: Canvas, pet: Pet, parts: list[Part]) -> Place:
     """A random place where `pet` fills as much of the picture as it should."""
     flip = -1.0 if pet.mirrored else 1.0
@@ -746,7 +746,7 @@ def find_place(canvas: Canvas, pet: Pet, parts: list[Part]) -> Place:
         corner[1] = spare[1]
     return Place(corner - scale * low, scale, flip)
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell165
 def draw_body(canvas: Canvas, pet: Pet, parts: list[Part], place: Place) -> None:
     """Draw the shadow on the ground and all parts but the head."""
     points = np.concatenate([part.points for part in parts])
@@ -759,7 +759,7 @@ def draw_body(canvas: Canvas, pet: Pet, parts: list[Part], place: Place) -> None
         outline = limb(place.at(part.points), np.array(part.radii) * place.scale)
         paint_fur(canvas, pet.coat, part.name, [outline], place.scale, part.tone)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell062
+# %% ../nbs/11_drawn_pets.ipynb #cell170
 def tint(
     rng: np.random.Generator,
     saturation: tuple[float, float] = (0.1, 0.6),  # from, to
@@ -770,7 +770,7 @@ def tint(
     rgb = colorsys.hsv_to_rgb(rng.uniform(*hue), rng.uniform(*saturation), rng.uniform(*value))
     return tuple(int(255 * c) for c in rgb)
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell173
 def blend(
     a: tuple[int, int, int],
     b: tuple[int, int, int],
@@ -779,7 +779,7 @@ def blend(
     """A colour between two."""
     return tuple(int(p + (q - p) * amount) for p, q in zip(a, b))
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell176
 def gradient(
     image: Image.Image,  # changed in place
     box: tuple[float, float, float, float],  # left, top, right, bottom
@@ -791,7 +791,7 @@ def gradient(
     rows = np.linspace(top, bottom, max(1, y1 - y0)).astype(np.uint8)[:, None]
     image.paste(Image.fromarray(np.repeat(rows, max(1, x1 - x0), 1)), (x0, y0))
 
-# %% ../nbs/11_drawn_pets.ipynb #cell063
+# %% ../nbs/11_drawn_pets.ipynb #cell179
 def room(image: Image.Image, rng: np.random.Generator) -> None:
     """A wall with a picture or a window, a wooden floor, perhaps a rug."""
     draw, (w, h) = ImageDraw.Draw(image), image.size
@@ -811,10 +811,10 @@ def room(image: Image.Image, rng: np.random.Generator) -> None:
     if rng.random() < 0.5:
         draw.ellipse((w * rng.uniform(-0.2, 0.2), floor + 8, w * rng.uniform(0.8, 1.2), h * 1.1), fill=tint(rng))
 
-# %% ../nbs/11_drawn_pets.ipynb #cell064
+# %% ../nbs/11_drawn_pets.ipynb #cell181
 GROUNDS = ((96, 140, 64), (190, 170, 110), (220, 225, 232), (120, 105, 80))  # grass, sand, snow, earth
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell182
 def meadow(image: Image.Image, rng: np.random.Generator) -> None:
     """Sky, trees, and a ground with blades and flowers."""
     draw, (w, h) = ImageDraw.Draw(image), image.size
@@ -836,7 +836,7 @@ def meadow(image: Image.Image, rng: np.random.Generator) -> None:
     for x, y in rng.random((rng.integers(0, 25), 2)) * (w, h - line) + (0, line):
         draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=flower)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell065
+# %% ../nbs/11_drawn_pets.ipynb #cell184
 def sofa(image: Image.Image, rng: np.random.Generator) -> None:
     """A sofa, perhaps with cushions, in front of a wall."""
     draw, (w, h) = ImageDraw.Draw(image), image.size
@@ -851,7 +851,7 @@ def sofa(image: Image.Image, rng: np.random.Generator) -> None:
         x, r = rng.uniform(0, w), rng.uniform(0.12, 0.2) * w
         draw.regular_polygon((x, seat - 0.6 * r, r), 4, rotation=int(rng.integers(0, 45)), fill=tint(rng))
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell186
 def bookshelf(image: Image.Image, rng: np.random.Generator) -> None:
     """Shelves full of books."""
     draw, (w, h) = ImageDraw.Draw(image), image.size
@@ -867,7 +867,7 @@ def bookshelf(image: Image.Image, rng: np.random.Generator) -> None:
             x += wide
         draw.rectangle((0, shelf, w, shelf + 6), fill=wood)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell066
+# %% ../nbs/11_drawn_pets.ipynb #cell188
 def wallpaper(image: Image.Image, rng: np.random.Generator) -> None:
     """Stripes, dots, checks or zigzags."""
     draw, (w, h) = ImageDraw.Draw(image), image.size
@@ -887,7 +887,7 @@ def wallpaper(image: Image.Image, rng: np.random.Generator) -> None:
             elif kind == 3:
                 draw.line((x, y, x + step // 2, y + step // 2, x, y + step), fill=front, width=2)
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell189
 def lights(image: Image.Image, rng: np.random.Generator) -> None:
     """Night, and lights out of focus."""
     draw, (w, h) = ImageDraw.Draw(image), image.size
@@ -897,10 +897,10 @@ def lights(image: Image.Image, rng: np.random.Generator) -> None:
     for i, (x, y, r, a) in enumerate(rng.random((rng.integers(8, 32), 4)) * (w, h, 20, 0.7)):
         draw.ellipse((x - 4 - r, y - 4 - r, x + 4 + r, y + 4 + r), fill=blend(back, glow[i % 3], 0.15 + a))
 
-# %% ../nbs/11_drawn_pets.ipynb #cell067
+# %% ../nbs/11_drawn_pets.ipynb #cell190
 SCENES = (room, meadow, sofa, bookshelf, wallpaper, lights)
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell192
 def new_canvas(rng: np.random.Generator) -> Canvas:
     """A canvas of 180 to 320 pixels a side with a random background."""
     image = Image.new('RGB', (180 + 141 * rng.random(2) ** 2).astype(int).tolist())
@@ -909,7 +909,7 @@ def new_canvas(rng: np.random.Generator) -> Canvas:
     canvas.pixels *= 0.9 + 0.15 * canvas.noise
     return canvas
 
-# %% ../nbs/11_drawn_pets.ipynb #cell071
+# %% ../nbs/11_drawn_pets.ipynb #cell196
 def draw_collar(canvas: Canvas, place: Place) -> None:
     """Draw a collar with a tag."""
     band = limb(place.at([(-0.62, 0.72), (0.0, 1.12), (0.62, 0.72)]), np.array([0.11, 0.12, 0.11]) * place.scale)
@@ -918,7 +918,7 @@ def draw_collar(canvas: Canvas, place: Place) -> None:
     for x, y, r, colour in ((0.0, 1.3, 0.14, (0.85, 0.72, 0.35)), (-0.04, 1.26, 0.05, (1.0, 0.97, 0.85))):
         fill(canvas, ellipse(place.at([(x, y)])[0], r * place.scale, r * place.scale), colour)
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell198
 def draw_ball(
     canvas: Canvas,
     scale: float,  # radius of the pet's head in pixels
@@ -934,7 +934,7 @@ def draw_ball(
     fill(canvas, ellipse(at, r, 0.22 * r, 0.5), (0.95, 0.93, 0.88), 0.8)
     fill(canvas, ellipse(at + 0.45 * r * canvas.light, 0.2 * r, 0.2 * r), (1, 1, 1), 0.7, 0.1 * r)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell072
+# %% ../nbs/11_drawn_pets.ipynb #cell201
 def grass(canvas: Canvas) -> None:
     """Blades that reach up from the lower edge."""
     rng, (w, h) = canvas.rng, canvas.size
@@ -943,7 +943,7 @@ def grass(canvas: Canvas) -> None:
         blade = np.array([(x - 3, h + 2), (x + rng.uniform(-14, 14), h * rng.uniform(0.55, 0.95)), (x + 3, h + 2)])
         fill(canvas, blade, np.array([0.35, 0.5, 0.25]) * rng.uniform(0.5, 1.4))
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell203
 def blanket(canvas: Canvas) -> None:
     """A blanket over the lower part."""
     rng, (w, h) = canvas.rng, canvas.size
@@ -955,7 +955,7 @@ def blanket(canvas: Canvas) -> None:
     for k in range(1, 5):
         fill(canvas, limb(np.column_stack([edge, top + k * h * 0.07]), np.full(12, 1.5)), colour * 0.7, 0.7)
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell204
 def bars(canvas: Canvas) -> None:
     """Upright bars."""
     rng, (w, h) = canvas.rng, canvas.size
@@ -965,7 +965,7 @@ def bars(canvas: Canvas) -> None:
         fill(canvas, bar * (7, 1) + (x, 0), colour, 1, 1)
         fill(canvas, bar * (2, 1) + (x + 1, 0), colour * 1.3, 1, 1)
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell205
 def leaves(canvas: Canvas) -> None:
     """Leaves in one corner, out of focus."""
     rng, size = canvas.rng, np.array(canvas.size)
@@ -974,10 +974,10 @@ def leaves(canvas: Canvas) -> None:
         at = corner + rng.normal(0, 0.16, 2) * size
         fill(canvas, ellipse(at, 0.2 * size[0], 0.07 * size[0], rng.uniform(0, 3)), np.array([0.3, 0.45, 0.25]) * rng.uniform(0.5, 1.5), 1, 2.5)
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell206
 FOREGROUNDS = (grass, blanket, bars, leaves)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell074
+# %% ../nbs/11_drawn_pets.ipynb #cell208
 def relight(canvas: Canvas) -> None:
     """Change exposure and colour of the light, darken the corners, add grain."""
     rng, (w, h) = canvas.rng, canvas.size
@@ -991,10 +991,10 @@ def relight(canvas: Canvas) -> None:
     if rng.random() < 0.5:
         canvas.pixels += np.float32(rng.uniform(0, 0.03)) * rng.standard_normal((h, w), np.float32)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell078
+# %% ../nbs/11_drawn_pets.ipynb #cell212
 LABELS = ('cat', 'dog')
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell213
 def draw_pet(
     label: str,  # 'cat' or 'dog'
     rng: np.random.Generator,  # the same state gives the same picture
@@ -1011,7 +1011,7 @@ def draw_pet(
         draw_ball(canvas, place.scale)
     yaw, pitch, roll = pet.turn
     draw_head(canvas, pet, Head(place.origin, place.scale, yaw * place.flip, pitch, roll))
-    if rng.random() < 0.12:
+    if rng.random() < 0.1:
         FOREGROUNDS[rng.integers(len(FOREGROUNDS))](canvas)
     relight(canvas)
     image = to_image(canvas.pixels)
@@ -1019,7 +1019,7 @@ def draw_pet(
         image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.6, 1.8))))
     return np.asarray(image)
 
-# %% ../nbs/11_drawn_pets.ipynb #cell081
+# %% ../nbs/11_drawn_pets.ipynb #cell218
 def contact_sheet(
     pictures: list[np.ndarray],  # each (height, width, 3) uint8
     columns: int = 6,
@@ -1035,7 +1035,7 @@ def contact_sheet(
         sheet.paste(image, (x + (cell - image.width) // 2, y + (cell - image.height) // 2))
     return sheet
 
-# %% ../nbs/11_drawn_pets.ipynb #cell085
+# %% ../nbs/11_drawn_pets.ipynb #cell222
 def jpeg_file(
     seed: int,  # of the data set
     index: int,  # of the picture; even ones are cats
@@ -1046,7 +1046,7 @@ def jpeg_file(
     Image.fromarray(picture).save(buffer, 'JPEG', quality=92)
     return buffer.getvalue()
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell227
 def _send_files(seed, indices, reader, writer):
     "Draw in a process of its own, until all is drawn or nobody reads any more."
     reader.close()
@@ -1065,23 +1065,28 @@ def jpeg_files(
     if sys.platform != 'linux':
         yield from (jpeg_file(seed, index) for index in range(n))
         return
-    context, workers, readers = multiprocessing.get_context('fork'), len(os.sched_getaffinity(0)), []
+    context, workers = multiprocessing.get_context('fork'), len(os.sched_getaffinity(0))
+    processes, readers = [], []
     for k in range(workers):
         reader, writer = context.Pipe(duplex=False)
-        context.Process(target=_send_files, args=(seed, range(k, n, workers), reader, writer), daemon=True).start()
+        process = context.Process(target=_send_files, args=(seed, range(k, n, workers), reader, writer), daemon=True)
+        process.start()
         writer.close()
+        processes.append(process)
         readers.append(reader)
     for index in range(n):
         yield readers[index % workers].recv_bytes()
+    for process in processes:
+        process.join()
 
-# %% ../nbs/11_drawn_pets.ipynb #cell088
+# %% ../nbs/11_drawn_pets.ipynb #cell232
 @dataclass
 class PetsConfig(tfds.core.BuilderConfig):
     """Which pictures: each seed gives other ones."""
 
     seed: int = 0
 
-
+# %% ../nbs/11_drawn_pets.ipynb #cell233
 class DrawnPets(tfds.core.GeneratorBasedBuilder, skip_registration=__name__ == '__main__'):
     """2,000 drawn cats and dogs, with the features of `cats_vs_dogs` and one split, 'train'.
 

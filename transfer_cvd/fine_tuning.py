@@ -59,7 +59,7 @@ def fine_tune(
     from_layer: str,  # the first layer of the base that is trained, such as 'block_11_expand_BN'
     epochs: int = 10,  # more epochs, 1 or more
     learning_rate: float = 1e-5,  # of RMSprop
-    freeze_batch_norm: bool = True,  # whether batch normalization stays in inference mode
+    freeze_batch_norm: bool = False,  # whether batch normalization stays in inference mode
     verbose: int | str = 'auto',  # as in keras.Model.fit
 ) -> keras.Model:
     """Train the head and the base's layers from `from_layer` on, and return the model, compiled, giving logits for batches in [-1, 1].

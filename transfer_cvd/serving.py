@@ -28,7 +28,7 @@ from tqdm import tqdm
 from .offline import InputError
 from .photos import UnreadablePhoto, printable, read_photo
 
-# %% ../nbs/14_serving.ipynb #cell007
+# %% ../nbs/14_serving.ipynb #cell008
 def probability_layer(
     n_logits: int,  # 1 for two classes, else as many as there are classes
 ) -> keras.layers.Layer:
@@ -40,7 +40,7 @@ def probability_layer(
     layer.set_weights([np.array([[-1, 1]])])
     return layer
 
-# %% ../nbs/14_serving.ipynb #cell011
+# %% ../nbs/14_serving.ipynb #cell012
 def serving_model(
     model: keras.Model,  # from float32 (n, size, size, 3) in [-1, 1] to logits; left as it is
     class_names: Sequence[str],  # the name of each label
@@ -53,7 +53,7 @@ def serving_model(
     n_logits = model.output_shape[-1]
     if len(class_names) != max(2, n_logits):
         raise ValueError(f'the network tells {max(2, n_logits)} classes apart, but there are {len(class_names)} names')
-    network = keras.models.clone_model(model)
+    network = model.from_config(model.get_config())
     network.set_weights(model.get_weights())
     network.trainable = False
 
@@ -63,7 +63,7 @@ def serving_model(
     logits = network(x, training=False)
     return keras.Model(photos, probability_layer(n_logits)(logits), name='classifier')
 
-# %% ../nbs/14_serving.ipynb #cell020
+# %% ../nbs/14_serving.ipynb #cell021
 def expected_probabilities(
     model: keras.Model,  # gives logits for batches in [-1, 1]
     photos: Sequence[np.ndarray],  # uint8 (height, width, 3), of any sizes
@@ -77,7 +77,7 @@ def expected_probabilities(
             rows.append(to_probabilities(model(image[None], training=False)))
         return tf.concat(rows, axis=0).numpy()
 
-# %% ../nbs/14_serving.ipynb #cell024
+# %% ../nbs/14_serving.ipynb #cell025
 FRESH_PROCESS = '''
 import sys
 import keras
@@ -110,7 +110,7 @@ def fresh_probabilities(
             raise RuntimeError(f'a new process cannot use the model file: {last_words}')
         return np.load(answers_path)
 
-# %% ../nbs/14_serving.ipynb #cell028
+# %% ../nbs/14_serving.ipynb #cell029
 MEMBER = 'transfer_cvd.json'
 TOLERANCE = 1e-5  # of a probability: rounding differs a little from one way to compute to another
 
@@ -160,7 +160,7 @@ def save_classifier(
         work.unlink(missing_ok=True)
     return difference
 
-# %% ../nbs/14_serving.ipynb #cell036
+# %% ../nbs/14_serving.ipynb #cell038
 @dataclass
 class Classifier:
     """A saved classifier. `model` takes uint8 RGB photos `(n, height, width, 3)` and gives probabilities `(n, n_classes)`."""
@@ -181,7 +181,7 @@ class Classifier:
         """Return the probability of each class, float32 `(n, n_classes)`."""
         return self._run(photos).numpy()
 
-# %% ../nbs/14_serving.ipynb #cell038
+# %% ../nbs/14_serving.ipynb #cell040
 WANTED = 'give a model.keras that this package saved'
 
 
@@ -193,19 +193,21 @@ def load_classifier(
     try:
         with zipfile.ZipFile(path) as archive:
             about = json.loads(archive.read(MEMBER))
+        class_names, image_size, facts = (about[key] for key in ('class_names', 'image_size', 'facts'))
     except FileNotFoundError:
         raise InputError(f'the model {shown} does not exist: {WANTED}') from None
     except OSError as error:
         raise InputError(f'cannot read the model {shown} ({error.strerror}): {WANTED}') from None
-    except (zipfile.BadZipFile, KeyError, ValueError):
+    except Exception:  # no zip archive, a damaged one, one without our member, or with another content
         raise InputError(f'{shown} is no classifier: {WANTED}') from None
     try:
         model = keras.models.load_model(path)
     except Exception as error:  # Keras raises many kinds for a damaged file
-        raise InputError(f'{shown} is a damaged classifier ({str(error).strip().splitlines()[0]}): {WANTED}') from None
-    return Classifier(model, **about)
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f'the model {shown} is damaged ({first_line}): {WANTED}') from None
+    return Classifier(model, class_names, image_size, facts)
 
-# %% ../nbs/14_serving.ipynb #cell042
+# %% ../nbs/14_serving.ipynb #cell044
 class Prediction(NamedTuple):
     """What a classifier says of one photo: a class and its probabilities, or else an error."""
 
