@@ -37,7 +37,7 @@ save-real: $(VENV)/.test  ## run chapters 00 to 04 on the real photos and save t
 	env -u TRANSFER_CVD_OFFLINE $(RUN) tools/notebooks.py save nbs/0*.ipynb
 
 readme: $(VENV)/.test  ## write README.md from nbs/index.ipynb
-	$(RUN) tools/notebooks.py save nbs/index.ipynb
+	TRANSFER_CVD_OFFLINE=1 $(RUN) tools/notebooks.py save nbs/index.ipynb
 	$(RUN) tools/notebooks.py readme
 
 clean:  ## remove what `make` made, the runs excepted

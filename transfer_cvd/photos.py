@@ -34,7 +34,7 @@ def printable(
     text = os.fsencode(path).decode('utf-8', 'backslashreplace')
     return ''.join(char if char.isprintable() else char.encode('unicode_escape').decode() for char in text)
 
-# %% ../nbs/13_photos.ipynb #cell013
+# %% ../nbs/13_photos.ipynb #cell014
 class UnreadablePhoto(InputError):
     """A file that cannot be read as a picture. `path` is the file as it was given, `reason` says in a few words why."""
 
@@ -47,7 +47,7 @@ class UnreadablePhoto(InputError):
         self.path = path
         self.reason = reason
 
-# %% ../nbs/13_photos.ipynb #cell017
+# %% ../nbs/13_photos.ipynb #cell019
 def read_bytes(
     path: str | Path,  # the file
 ) -> bytes:
@@ -60,7 +60,7 @@ def read_bytes(
         raise UnreadablePhoto(path, 'the file is empty')
     return data
 
-# %% ../nbs/13_photos.ipynb #cell021
+# %% ../nbs/13_photos.ipynb #cell024
 def to_rgb(
     image: Image.Image,  # of any mode
 ) -> Image.Image:
@@ -78,7 +78,7 @@ def to_rgb(
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
     return image.convert('RGB')
 
-# %% ../nbs/13_photos.ipynb #cell027
+# %% ../nbs/13_photos.ipynb #cell030
 MAX_PIXELS = 1024**3 // 12  # Pillow's own limit: a quarter of a gigabyte of RGB
 
 
@@ -116,7 +116,7 @@ def decode_photo(
     except Exception as error:  # what Pillow's forty decoders raise is not documented
         raise UnreadablePhoto(path, _reason(error)) from error
 
-# %% ../nbs/13_photos.ipynb #cell031
+# %% ../nbs/13_photos.ipynb #cell035
 def read_photo(
     path: str | Path,  # the file
     image_size: int | None = None,  # if given, a large JPEG is decoded at a reduced size, no less than twice this
@@ -127,7 +127,7 @@ def read_photo(
     """
     return decode_photo(read_bytes(path), path, image_size)
 
-# %% ../nbs/13_photos.ipynb #cell042
+# %% ../nbs/13_photos.ipynb #cell047
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 LITTER = ('Thumbs.db', 'desktop.ini', '__MACOSX')
 
@@ -138,23 +138,31 @@ def is_ignored(
     """Whether the name is hidden or one that systems strew about."""
     return name.startswith('.') or name in LITTER
 
-
-def _refuse(error: OSError) -> None:
-    raise InputError(f'cannot read the folder {printable(error.filename)} ({error.strerror}): make it readable') from None
+# %% ../nbs/13_photos.ipynb #cell049
+def _no_access(error: OSError) -> InputError:
+    return InputError(f'cannot read the folder {printable(error.filename)} ({error.strerror}): make it readable')
 
 
 def files_below(
     folder: str | Path,  # where to look
 ) -> Iterator[str]:
-    """Yield the path of each file in `folder` and below in the order of their names. Links to folders are not followed, but given like files."""
-    for parent, folders, files in os.walk(folder, onerror=_refuse):
+    """Yield the path of each file in `folder` and below, in the order of their names.
+
+    Links to folders are not followed, since they may lead round in a circle, but given like files. Raises `InputError`
+    for a folder that may not be read.
+    """
+
+    def stop(error):
+        raise _no_access(error)
+
+    for parent, folders, files in os.walk(folder, onerror=stop):
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
         folders[:] = sorted(name for name in folders if not is_ignored(name))
         for name in sorted(files + links):
             if not is_ignored(name):
                 yield os.path.join(parent, name)
 
-# %% ../nbs/13_photos.ipynb #cell046
+# %% ../nbs/13_photos.ipynb #cell054
 HOW = 'give a folder that has a sub-folder of photos for each class'
 
 
@@ -173,7 +181,7 @@ def find_classes(
     except NotADirectoryError:
         raise InputError(f'{shown} is a file: {HOW}') from None
     except OSError as error:
-        _refuse(error)
+        raise _no_access(error) from None
     names = sorted(entry.name for entry in entries if entry.is_dir())
     if not entries:
         raise InputError(f'the folder {shown} is empty: {HOW}')
@@ -183,7 +191,7 @@ def find_classes(
         raise InputError(f'the folder {shown} has one class only, {printable(names[0])}: {HOW}, at least two')
     return names
 
-# %% ../nbs/13_photos.ipynb #cell050
+# %% ../nbs/13_photos.ipynb #cell059
 def content_hash(
     data: bytes,  # what is in the file
     seed: int = 0,  # another seed gives other splits
@@ -191,14 +199,14 @@ def content_hash(
     """Return 16 bytes that follow from `data` and `seed`: BLAKE2b (RFC 7693) with the seed as its key."""
     return blake2b(data, digest_size=16, key=str(seed).encode()).digest()
 
-
+# %% ../nbs/13_photos.ipynb #cell062
 def place(
     content: bytes,  # from `content_hash`
 ) -> float:
     """Return the fraction in [0, 1) that decides a photo's split."""
     return int.from_bytes(content[:4]) / 2**32
 
-# %% ../nbs/13_photos.ipynb #cell058
+# %% ../nbs/13_photos.ipynb #cell071
 BORDERS = {'train': (0.0, 0.8), 'validation': (0.8, 0.9), 'test': (0.9, 1.0)}
 
 
@@ -220,7 +228,7 @@ def assign_splits(
             splits[nearest] = split
     return splits
 
-# %% ../nbs/13_photos.ipynb #cell065
+# %% ../nbs/13_photos.ipynb #cell079
 @dataclass
 class PhotoFolder:
     """The sound photos of a folder, in the order of their paths: `paths[i]` has the label `labels[i]` and is in `splits[i]`."""
@@ -237,7 +245,7 @@ class PhotoFolder:
         counted = Counter(zip(self.splits, self.labels.tolist()))
         return {split: {name: counted[split, label] for label, name in enumerate(self.class_names)} for split in BORDERS}
 
-# %% ../nbs/13_photos.ipynb #cell067
+# %% ../nbs/13_photos.ipynb #cell084
 class Examined(NamedTuple):
     """What is known of a file after it was read once."""
 
@@ -246,7 +254,7 @@ class Examined(NamedTuple):
     content: bytes | None  # the hash of a sound photo, else None
     reason: str  # why it cannot be used, '' if it can
 
-
+# %% ../nbs/13_photos.ipynb #cell085
 def examine(
     file: tuple[str, int],  # path and label
     seed: int = 0,  # for `content_hash`
@@ -260,7 +268,7 @@ def examine(
         return Examined(path, label, None, error.reason)
     return Examined(path, label, content_hash(data, seed), '')
 
-
+# %% ../nbs/13_photos.ipynb #cell089
 def examine_all(
     files: list[tuple[str, int]],  # paths and labels
     seed: int = 0,  # for `content_hash`
@@ -270,7 +278,7 @@ def examine_all(
         results = pool.map(partial(examine, seed=seed), files)
         return list(tqdm(results, 'reading photos', len(files), unit='photo', delay=2, disable=None))
 
-# %% ../nbs/13_photos.ipynb #cell071
+# %% ../nbs/13_photos.ipynb #cell094
 def check_broken(
     folder: str | Path,  # for the message
     examined: list[Examined],  # all that look like photos
@@ -285,7 +293,7 @@ def check_broken(
             f'(the first is {printable(broken[0].path)}: {broken[0].reason}): repair or remove them, or raise max_broken'
         )
 
-
+# %% ../nbs/13_photos.ipynb #cell098
 def check_not_empty(
     folder: str | Path,  # for the message
     names: list[str],  # of the classes
@@ -299,7 +307,7 @@ def check_not_empty(
                 f'add some, or remove the sub-folder'
             )
 
-
+# %% ../nbs/13_photos.ipynb #cell101
 def check_different(
     folder: str | Path,  # for the message
     names: list[str],  # of the classes
@@ -315,7 +323,7 @@ def check_different(
                 f'{"".join(reasons[:1])}: add some, at least 3 are needed'
             )
 
-# %% ../nbs/13_photos.ipynb #cell074
+# %% ../nbs/13_photos.ipynb #cell106
 CONTRADICTORY = 'the same photo is in another class too'
 
 
@@ -329,7 +337,7 @@ def set_aside_contradictory(
     return [photo._replace(reason=CONTRADICTORY) if photo.content and len(labels[photo.content]) > 1 else photo
             for photo in photos]
 
-# %% ../nbs/13_photos.ipynb #cell078
+# %% ../nbs/13_photos.ipynb #cell111
 NO_PHOTO = f'no photo by its name, which ends in none of {", ".join(SUFFIXES)}'
 
 

@@ -40,7 +40,7 @@ def probability_layer(
     layer.set_weights([np.array([[-1, 1]])])
     return layer
 
-# %% ../nbs/14_serving.ipynb #cell012
+# %% ../nbs/14_serving.ipynb #cell013
 def serving_model(
     model: keras.Model,  # from float32 (n, size, size, 3) in [-1, 1] to logits; left as it is
     class_names: Sequence[str],  # the name of each label
@@ -63,7 +63,7 @@ def serving_model(
     logits = network(x, training=False)
     return keras.Model(photos, probability_layer(n_logits)(logits), name='classifier')
 
-# %% ../nbs/14_serving.ipynb #cell021
+# %% ../nbs/14_serving.ipynb #cell023
 def expected_probabilities(
     model: keras.Model,  # gives logits for batches in [-1, 1]
     photos: Sequence[np.ndarray],  # uint8 (height, width, 3), of any sizes
@@ -77,7 +77,7 @@ def expected_probabilities(
             rows.append(to_probabilities(model(image[None], training=False)))
         return tf.concat(rows, axis=0).numpy()
 
-# %% ../nbs/14_serving.ipynb #cell025
+# %% ../nbs/14_serving.ipynb #cell028
 FRESH_PROCESS = '''
 import sys
 import keras
@@ -110,17 +110,17 @@ def fresh_probabilities(
             raise RuntimeError(f'a new process cannot use the model file: {last_words}')
         return np.load(answers_path)
 
-# %% ../nbs/14_serving.ipynb #cell029
-MEMBER = 'transfer_cvd.json'
-TOLERANCE = 1e-5  # of a probability: rounding differs a little from one way to compute to another
-
-
+# %% ../nbs/14_serving.ipynb #cell033
 def random_photos(
     sizes: Sequence[tuple[int, int]] = ((240, 320), (333, 250), (64, 64), (1, 7)),  # height and width of each
 ) -> list[np.ndarray]:
     """Return pictures of random pixels, uint8 `(height, width, 3)`, the same ones each time."""
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+
+# %% ../nbs/14_serving.ipynb #cell037
+MEMBER = 'transfer_cvd.json'
+TOLERANCE = 1e-5  # of a probability: rounding differs a little from one way to compute to another
 
 
 def _write(path: Path, model: keras.Model, about: dict) -> None:
@@ -160,7 +160,7 @@ def save_classifier(
         work.unlink(missing_ok=True)
     return difference
 
-# %% ../nbs/14_serving.ipynb #cell038
+# %% ../nbs/14_serving.ipynb #cell048
 @dataclass
 class Classifier:
     """A saved classifier. `model` takes uint8 RGB photos `(n, height, width, 3)` and gives probabilities `(n, n_classes)`."""
@@ -181,7 +181,7 @@ class Classifier:
         """Return the probability of each class, float32 `(n, n_classes)`."""
         return self._run(photos).numpy()
 
-# %% ../nbs/14_serving.ipynb #cell040
+# %% ../nbs/14_serving.ipynb #cell050
 WANTED = 'give a model.keras that this package saved'
 
 
@@ -207,7 +207,7 @@ def load_classifier(
         raise InputError(f'the model {shown} is damaged ({first_line}): {WANTED}') from None
     return Classifier(model, class_names, image_size, facts)
 
-# %% ../nbs/14_serving.ipynb #cell044
+# %% ../nbs/14_serving.ipynb #cell055
 class Prediction(NamedTuple):
     """What a classifier says of one photo: a class and its probabilities, or else an error."""
 
