@@ -8,6 +8,8 @@ PINNED := -c constraints.txt --build-constraint constraints.txt
 SETUP := constraints.txt settings.ini setup.py
 JOBS ?= 2
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# TensorFlow reuses the memory of tensors instead of asking the system for it each time: much faster on a CPU.
+export TF_CPU_ALLOCATOR_USE_BFC ?= 1
 
 .PHONY: help train test notebooks export save save-real readme clean
 

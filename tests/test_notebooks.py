@@ -181,7 +181,8 @@ def test_a_lost_output_is_found(source):
     assert 'has lost its output' in notebooks.output_faults(notebook((source, [])), 'offline')[0]
 
 
-@pytest.mark.parametrize('source', ['', '# nothing', 'x = 1', 'test_eq(1, 1)', 'import os', 'x;', '#| eval: false\nx', 'def f():\n    return 1'])
+@pytest.mark.parametrize('source', ['', '# nothing', 'x = 1', 'test_eq(1, 1)', 'import os', 'x;', '#| eval: false\nx', 'def f():\n    return 1',
+                                    '%matplotlib inline', 'files = !ls', '%%time\nx = 1'])
 def test_cells_that_need_no_output(source):
     assert notebooks.output_faults(notebook((source, [])), 'offline') == []
 
@@ -189,6 +190,12 @@ def test_cells_that_need_no_output(source):
 def test_an_error_in_the_outputs_is_found():
     error = nbformat.v4.new_output('error', ename='ValueError', evalue='no', traceback=[])
     assert 'is an error' in notebooks.output_faults(notebook(('f()', [error])), 'offline')[0]
+
+
+def test_a_heading_with_two_marks_is_found():
+    nb = notebook(('1', [shown(text_plain='1')]))
+    nb.cells[0].source = '# # Data'
+    assert notebooks.style_faults(nb, chapter=False) == ['cell 1: a heading begins with two marks, as in "# # Title"']
 
 
 def test_style_limits():

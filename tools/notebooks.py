@@ -24,6 +24,7 @@ from typing import Annotated, NamedTuple
 
 import nbformat
 import typer
+from IPython.core.inputtransformer2 import TransformerManager
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -259,12 +260,12 @@ def shows_value(cell: NotebookNode) -> bool:
     """Whether a cell must have an output: it ends in a value that is not a call, it prints, or it is tagged `figure`."""
     if 'eval: false' in directives(cell):
         return False
-    code = re.sub(r'^[%!].*', 'pass', cell.source, flags=re.MULTILINE)
-    statements = [line.value for line in ast.parse(code).body if isinstance(line, ast.Expr)]
-    prints = any(isinstance(value, ast.Call) and getattr(value.func, 'id', '') == 'print' for value in statements)
-    last = ast.parse(code).body[-1:]
-    value = bool(last) and isinstance(last[0], ast.Expr) and not isinstance(last[0].value, (ast.Call, ast.Await))
-    return prints or 'figure' in cell.metadata.get('tags', []) or value and not code.rstrip().endswith(';')
+    code = TransformerManager().transform_cell(cell.source).rstrip()  # commands such as %matplotlib become Python
+    statements = ast.parse(code).body
+    values = [statement.value for statement in statements if isinstance(statement, ast.Expr)]
+    prints = any(isinstance(value, ast.Call) and getattr(value.func, 'id', '') == 'print' for value in values)
+    ends_in_value = bool(values) and values[-1] is getattr(statements[-1], 'value', None) and not isinstance(values[-1], (ast.Call, ast.Await))
+    return prints or 'figure' in cell.metadata.get('tags', []) or ends_in_value and not code.endswith(';')
 
 
 def output_faults(nb: NotebookNode, expected_mode: str) -> list[str]:
@@ -300,6 +301,8 @@ def style_faults(nb: NotebookNode, chapter: bool) -> list[str]:
     """Where a notebook does not read as it should, one line each; a `chapter` must show results too."""
     faults = [f'cell {position}: has a picture pasted into its text' for position, cell in enumerate(nb.cells, 1)
               if cell.cell_type == 'markdown' and (cell.get('attachments') or re.search(r'\bdata:image/', cell.source))]
+    faults += [f'cell {position}: a heading begins with two marks, as in "# # Title"' for position, cell in enumerate(nb.cells, 1)
+               if cell.cell_type == 'markdown' and re.search(r'^#+ #', cell.source, flags=re.MULTILINE)]
     code = code_cells(nb)
     lines = {position: len(cell.source.splitlines()) for position, cell in code}
     faults += [f'cell {position}: {n} lines of code, over {MAX_LINES}' for position, n in lines.items() if n > MAX_LINES]

@@ -7,6 +7,7 @@ __all__ = ['layer_position', 'find_cut', 'split_base', 'store_activations', 'rea
 
 # %% ../nbs/15_activations.ipynb #cell002
 import math
+import shutil
 from pathlib import Path
 
 import keras
@@ -14,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from .offline import unknown_name
+from .offline import InputError, unknown_name
 
-# %% ../nbs/15_activations.ipynb #cell006
+# %% ../nbs/15_activations.ipynb #cell007
 def layer_position(
     base: keras.Model,  # the network
     layer_name: str,  # one of its layers
@@ -50,7 +51,7 @@ def find_cut(
             best = tensor
     return best
 
-# %% ../nbs/15_activations.ipynb #cell017
+# %% ../nbs/15_activations.ipynb #cell016
 def split_base(
     base: keras.Model,  # the network
     layer_name: str,  # the first layer that is to be trained
@@ -59,7 +60,7 @@ def split_base(
     cut = find_cut(base, layer_name)
     return keras.Model(base.input, cut), keras.Model(cut, base.output)
 
-# %% ../nbs/15_activations.ipynb #cell021
+# %% ../nbs/15_activations.ipynb #cell020
 def store_activations(
     lower: keras.Model,  # the frozen part
     batches: tf.data.Dataset,  # (images in [-1, 1], labels), in order
@@ -67,7 +68,14 @@ def store_activations(
     path: Path,  # where the array is written, a .npy file
     description: str = 'activations',  # stands at the progress bar
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Write what `lower` gives for all photos to `path` and return it as a memory map `(n, ...)`, float32, with the labels `(n,)`."""
+    """Write what `lower` gives for all photos to `path` and return it as a memory map `(n, ...)`, float32, with the labels `(n,)`.
+
+    Raises `InputError` if the disk has not enough room.
+    """
+    needed, free = 4 * n * math.prod(lower.output_shape[1:]), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise InputError(f'{path.parent} has {free / 1e9:.1f} GB free and the activations of {n:,} photos need {needed / 1e9:.1f} GB: '
+                         'set TMPDIR to a folder on a larger disk')
     stored = np.lib.format.open_memmap(path, 'w+', np.float32, (n, *lower.output_shape[1:]))
     labels = np.empty(n, np.int64)
     run = tf.function(lambda images: lower(images, training=False), reduce_retracing=True)

@@ -14,13 +14,13 @@ import keras
 from .efficientnet_lite0 import efficientnet_lite0
 from .offline import InputError, require_network, unknown_name
 
-# %% ../nbs/01_base_model.ipynb #cell018
+# %% ../nbs/01_base_model.ipynb #cell016
 FINE_TUNE_FROM = {
     'mobilenet_v2': 'block_11_expand_BN',
     'efficientnet_lite0': 'block_11_expand',
 }
 
-# %% ../nbs/01_base_model.ipynb #cell020
+# %% ../nbs/01_base_model.ipynb #cell018
 def _mobilenet_v2(image_size: int, weights: str | None) -> keras.Model:
     if weights == 'imagenet':
         rows = image_size if image_size in (96, 128, 160, 192, 224) else 224
@@ -31,7 +31,7 @@ def _mobilenet_v2(image_size: int, weights: str | None) -> keras.Model:
     shape = (image_size, image_size, 3)
     return keras.applications.MobileNetV2(input_shape=shape, include_top=False, weights=weights)
 
-# %% ../nbs/01_base_model.ipynb #cell022
+# %% ../nbs/01_base_model.ipynb #cell020
 def base_model(
     name: str,  # 'mobilenet_v2' or 'efficientnet_lite0'
     image_size: int = 160,  # pixels a side, 32 or more

@@ -44,7 +44,8 @@ def new_folder(
 
 # %% ../nbs/21_command_line.ipynb #cell011
 def load_tensorflow() -> None:
-    """Import TensorFlow without its messages about drivers and processors."""
+    """Import TensorFlow with memory that is reused, and without its messages about drivers and processors."""
+    os.environ.setdefault('TF_CPU_ALLOCATOR_USE_BFC', '1')
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -48,7 +48,7 @@ def prepare(
         builder.download_and_prepare()
     return builder
 
-# %% ../nbs/00_data.ipynb #cell024
+# %% ../nbs/00_data.ipynb #cell022
 def show_batch(
     images,  # pictures, each (height, width, 3): uint8, or float in [-1, 1]; sizes may differ
     labels,  # their labels, whole numbers
@@ -70,7 +70,7 @@ def show_batch(
     plt.close(figure)
     return figure
 
-# %% ../nbs/00_data.ipynb #cell030
+# %% ../nbs/00_data.ipynb #cell028
 def format_example(
     image: tf.Tensor,  # (height, width, 3), values from 0 to 255
     label: tf.Tensor,  # passed through
@@ -80,7 +80,7 @@ def format_example(
     image = tf.cast(image, tf.float32) / 127.5 - 1
     return tf.image.resize(image, (image_size, image_size)), label
 
-# %% ../nbs/00_data.ipynb #cell042
+# %% ../nbs/00_data.ipynb #cell038
 SPLITS = {'train': 'train[:80%]', 'validation': 'train[80%:90%]', 'test': 'train[90%:]'}
 
 
@@ -117,7 +117,7 @@ class Data:
         """Shuffle with a buffer of 1,000, anew in each epoch, and batch. The order follows from `seed` alone."""
         return examples.shuffle(1000, seed=self.seed).batch(self.batch_size).prefetch(2)
 
-# %% ../nbs/00_data.ipynb #cell044
+# %% ../nbs/00_data.ipynb #cell040
 def _count_labels(builder: tfds.core.DatasetBuilder, split: str) -> dict[str, int]:
     names = builder.info.features['label'].names
     labels = builder.as_dataset(split=split, decoders=tfds.decode.PartialDecoding({'label': True}))
@@ -136,7 +136,7 @@ def _load_catalogue(name: str) -> dict:
     counts = {split: _count_labels(builder, part) for split, part in SPLITS.items()}
     return dict(name=name, raw=raw, class_names=builder.info.features['label'].names, counts=counts)
 
-# %% ../nbs/00_data.ipynb #cell047
+# %% ../nbs/00_data.ipynb #cell043
 def _read_folder(folder: str | Path, image_size: int, seed: int) -> dict:
     "The three raw splits of a folder with one sub-folder per class, and what is known of them."
     found = find_photos(folder, seed=seed)
@@ -157,7 +157,7 @@ def _read_folder(folder: str | Path, image_size: int, seed: int) -> dict:
         raw[split] = pairs.map(load, tf.data.AUTOTUNE)
     return dict(name=str(folder), raw=raw, class_names=found.class_names, counts=found.counts, skipped=found.skipped)
 
-# %% ../nbs/00_data.ipynb #cell049
+# %% ../nbs/00_data.ipynb #cell045
 def load_data(
     name_or_folder: str | Path,  # 'cats_vs_dogs', 'drawn_pets', another TFDS name, or a folder with a sub-folder per class
     image_size: int = 160,  # pixels a side, 32 or more

@@ -22,7 +22,7 @@ def freeze(
     base.trainable = False
     return base
 
-# %% ../nbs/02_feature_extraction.ipynb #cell019
+# %% ../nbs/02_feature_extraction.ipynb #cell017
 def add_head(
     base: keras.Model,  # gives (n, rows, columns, channels)
     n_classes: int,  # 2 or more
@@ -42,7 +42,7 @@ def add_head(
         keras.layers.Dense(units, kernel_initializer=initializer, name='logits'),
     ])
 
-# %% ../nbs/02_feature_extraction.ipynb #cell026
+# %% ../nbs/02_feature_extraction.ipynb #cell024
 def compile_classifier(
     model: keras.Model,  # gives logits, as `add_head` makes them; changed in place
     learning_rate: float,  # of RMSprop
@@ -57,7 +57,7 @@ def compile_classifier(
     model.compile(keras.optimizers.RMSprop(learning_rate), loss, metrics=[accuracy])
     return model
 
-# %% ../nbs/02_feature_extraction.ipynb #cell044
+# %% ../nbs/02_feature_extraction.ipynb #cell041
 def pooled_features(
     base: keras.Model,  # the network without its top
     batches: tf.data.Dataset,  # (images in [-1, 1], labels)
@@ -70,7 +70,7 @@ def pooled_features(
     features, labels = zip(*pairs)
     return np.concatenate(features), np.concatenate(labels)
 
-# %% ../nbs/02_feature_extraction.ipynb #cell048
+# %% ../nbs/02_feature_extraction.ipynb #cell044
 def train_head(
     base: keras.Model,  # from `base_model`; it is frozen
     data: Data,  # from `load_data`

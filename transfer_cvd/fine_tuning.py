@@ -35,24 +35,24 @@ def unfreeze_from(
         layer.trainable = position >= boundary and not (freeze_batch_norm and is_batch_norm)
     return base
 
-# %% ../nbs/03_fine_tuning.ipynb #cell022
+# %% ../nbs/03_fine_tuning.ipynb #cell019
 def _fit_above(model, base, data, from_layer, learning_rate, **fit_arguments) -> keras.callbacks.History:
     "Train the layers from `from_layer` on, fed with what the frozen layers below give, computed once."
     lower, upper = split_base(base, from_layer)
     top = compile_classifier(keras.Sequential([upper, *model.layers[1:]]), learning_rate)
     with TemporaryDirectory() as folder:
-        def activations(split):
-            raw = getattr(data, f'raw_{split}')
+        stored = {}
+        for split, raw in (('train', data.raw_train), ('validation', data.raw_validation)):
             n = sum(data.counts[split].values())
-            return store_activations(lower, data.batches(raw), n, Path(folder) / f'{split}.npy', f'{split} activations')
+            stored[split] = store_activations(lower, data.batches(raw), n, Path(folder, f'{split}.npy'), f'{split} activations')
+        positions = {split: tf.data.Dataset.range(len(labels)) for split, (_, labels) in stored.items()}
+        return top.fit(
+            read_activations(*stored['train'], data.shuffle_and_batch(positions['train'])),
+            validation_data=read_activations(*stored['validation'], positions['validation'].batch(data.batch_size)),
+            **fit_arguments,
+        )
 
-        train, validation = activations('train'), activations('validation')
-        shuffled = data.shuffle_and_batch(tf.data.Dataset.range(len(train[1])))
-        in_order = tf.data.Dataset.range(len(validation[1])).batch(data.batch_size)
-        return top.fit(read_activations(*train, shuffled),
-                       validation_data=read_activations(*validation, in_order), **fit_arguments)
-
-# %% ../nbs/03_fine_tuning.ipynb #cell023
+# %% ../nbs/03_fine_tuning.ipynb #cell020
 def fine_tune(
     model: keras.Model,  # from `train_head`; changed in place
     data: Data,  # from `load_data`

@@ -23,7 +23,7 @@ class InputError(ValueError):
     ):
         super().__init__(message.replace('\n', '\\n').replace('\r', '\\r'))
 
-# %% ../nbs/10_offline.ipynb #cell010
+# %% ../nbs/10_offline.ipynb #cell009
 def unknown_name(
     kind: str,  # what the name stands for, such as 'base'
     name: str,  # the name that was given
@@ -38,7 +38,7 @@ def unknown_name(
         hint = f'there are: {", ".join(known[:8])}{", ..." if len(known) > 8 else ""}'
     return InputError(f'there is no {kind} named {name!r}: {hint}')
 
-# %% ../nbs/10_offline.ipynb #cell015
+# %% ../nbs/10_offline.ipynb #cell013
 SWITCH = 'TRANSFER_CVD_OFFLINE'
 
 
@@ -46,7 +46,7 @@ def offline() -> bool:
     """Whether `TRANSFER_CVD_OFFLINE` asks for a run without a network."""
     return os.environ.get(SWITCH, '').strip().lower() in ('1', 'true', 'yes')
 
-# %% ../nbs/10_offline.ipynb #cell018
+# %% ../nbs/10_offline.ipynb #cell016
 class Defaults(NamedTuple):
     """The data set and the base model of a run in which nobody named others."""
 
@@ -64,7 +64,7 @@ def defaults() -> Defaults:
         return Defaults('drawn_pets', 'efficientnet_lite0')
     return Defaults('cats_vs_dogs', 'mobilenet_v2')
 
-# %% ../nbs/10_offline.ipynb #cell024
+# %% ../nbs/10_offline.ipynb #cell022
 def require_network(
     url: str,  # where the download would come from
     what: str,  # what would be downloaded, for the message

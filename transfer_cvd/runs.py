@@ -62,7 +62,7 @@ def results_table(
     lines.append(f'test accuracy: {test["accuracy"]:.3f} (95% interval {low:.3f} to {high:.3f}, {test["n"]:,} photos)')
     return '\n'.join(lines)
 
-# %% ../nbs/20_runs.ipynb #cell012
+# %% ../nbs/20_runs.ipynb #cell013
 class Stopwatch:
     """Seconds of the stages of a run, each counted from the one before."""
 
@@ -79,7 +79,7 @@ class Stopwatch:
         self.seconds[stage] = round(now - self._last, 2)
         self._last = now
 
-# %% ../nbs/20_runs.ipynb #cell014
+# %% ../nbs/20_runs.ipynb #cell016
 def write_run(
     folder: Path,  # where the files go
     model: keras.Model,  # trained
@@ -105,7 +105,7 @@ def write_run(
     (folder / 'report.json').write_text(json.dumps(results, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
     return results
 
-# %% ../nbs/20_runs.ipynb #cell015
+# %% ../nbs/20_runs.ipynb #cell017
 def run(
     folder: Path,  # an empty folder for the results
     data_name: str | None = None,  # for `load_data`, by default that of `defaults`

@@ -131,7 +131,7 @@ def _write(path: Path, model: keras.Model, about: dict) -> None:
     except OSError as error:
         raise InputError(f'cannot write a model to {printable(path.parent)} ({error.strerror}): choose another place') from None
 
-
+# %% ../nbs/14_serving.ipynb #cell038
 def save_classifier(
     model: keras.Model,  # gives logits for batches in [-1, 1]; left as it is
     class_names: Sequence[str],  # the name of each label
@@ -160,7 +160,7 @@ def save_classifier(
         work.unlink(missing_ok=True)
     return difference
 
-# %% ../nbs/14_serving.ipynb #cell048
+# %% ../nbs/14_serving.ipynb #cell049
 @dataclass
 class Classifier:
     """A saved classifier. `model` takes uint8 RGB photos `(n, height, width, 3)` and gives probabilities `(n, n_classes)`."""
@@ -181,7 +181,7 @@ class Classifier:
         """Return the probability of each class, float32 `(n, n_classes)`."""
         return self._run(photos).numpy()
 
-# %% ../nbs/14_serving.ipynb #cell050
+# %% ../nbs/14_serving.ipynb #cell051
 WANTED = 'give a model.keras that this package saved'
 
 
@@ -207,7 +207,7 @@ def load_classifier(
         raise InputError(f'the model {shown} is damaged ({first_line}): {WANTED}') from None
     return Classifier(model, class_names, image_size, facts)
 
-# %% ../nbs/14_serving.ipynb #cell055
+# %% ../nbs/14_serving.ipynb #cell056
 class Prediction(NamedTuple):
     """What a classifier says of one photo: a class and its probabilities, or else an error."""
 
