@@ -40,7 +40,7 @@ def test_history_counts_epochs_on(finished_run):
 
 def test_same_seed_same_report(finished_run, pets, tmp_path):
     """In a process of its own, as somebody who repeats the run would do it."""
-    code = f'from transfer_cvd.runs import *; run(Path({str(tmp_path)!r}), {str(pets)!r}, epochs=5, fine_tune_epochs=2)'
+    code = f'from pathlib import Path; from transfer_cvd.runs import run; run(Path({str(tmp_path)!r}), {str(pets)!r}, epochs=5, fine_tune_epochs=2)'
     subprocess.run([sys.executable, '-c', code], check=True, capture_output=True)
     reports = [json.loads((folder / 'report.json').read_text()) for folder in (finished_run, tmp_path)]
     for report in reports:

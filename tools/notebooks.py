@@ -30,6 +30,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import MarkdownExporter
+from nbconvert.preprocessors import TagRemovePreprocessor
 from nbdev.clean import clean_nb
 from nbdev.config import get_config
 from nbformat import NotebookNode
@@ -97,7 +98,7 @@ def run(nb: NotebookNode, path: Path) -> None:
                         resources={'metadata': {'path': str(path.parent)}},
                         on_cell_start=lambda cell, cell_index: bar.update(cell_index - bar.n))
         try:
-            client.execute(env=os.environ | {'TF_CPP_MIN_LOG_LEVEL': '3', 'IPYTHONDIR': settings}, stderr=subprocess.DEVNULL)
+            client.execute(env=os.environ | {'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONWARNINGS': 'ignore', 'IPYTHONDIR': settings}, stderr=subprocess.DEVNULL)
         except CellExecutionError as error:
             failed = next(position for position, cell in code_cells(nb) if any(o.output_type == 'error' for o in cell.outputs))
             reason = f'{error.ename}: {error.evalue}'.splitlines()[0]
@@ -348,16 +349,19 @@ def without_gaps(markdown: str) -> str:
 
 
 def readme_page() -> Page:
-    """README.md as nbs/index.ipynb makes it: without hidden cells and directives."""
+    """README.md as nbs/index.ipynb makes it: without hidden cells and directives, and of cells with `#| echo: false` the output only."""
     nb = nbformat.read(ROOT / 'nbs/index.ipynb', as_version=4)
     nb.cells = [cell for cell in nb.cells if not directives(cell) & {'hide', 'default_exp', 'include: false'}]
     for cell in nb.cells:
         if cell.cell_type == 'markdown':
             cell.source = from_root(cell.source)
         else:
+            cell.metadata.tags = ['only-output'] if 'echo: false' in directives(cell) else []
             cell.source = '\n'.join(line for line in cell.source.splitlines() if not line.startswith('#|'))
     nb.metadata.language_info = {'name': 'python'}  # nbdev_clean removes it
-    text, resources = MarkdownExporter().from_notebook_node(nb, {'unique_key': 'index', 'output_files_dir': 'nbs/images'})
+    exporter = MarkdownExporter()
+    exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags={'only-output'}), enabled=True)
+    text, resources = exporter.from_notebook_node(nb, {'unique_key': 'index', 'output_files_dir': 'nbs/images'})
     note = '<!-- Made from nbs/index.ipynb by tools/notebooks.py: change it there. -->'
     return Page(f'{note}\n\n{without_gaps(text).strip()}\n', resources['outputs'])
 

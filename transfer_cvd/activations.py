@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .offline import InputError, unknown_name
 
@@ -80,7 +80,7 @@ def store_activations(
     labels = np.empty(n, np.int64)
     run = tf.function(lambda images: lower(images, training=False), reduce_retracing=True)
     start = 0
-    for images, batch_labels in tqdm(batches, description, unit='batch'):
+    for images, batch_labels in tqdm(batches, description, unit='batch', delay=2):
         stop = start + len(batch_labels)
         stored[start:stop], labels[start:stop] = run(images).numpy(), batch_labels
         start = stop

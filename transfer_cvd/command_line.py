@@ -51,8 +51,10 @@ def load_tensorflow() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
+        import absl.logging
         import tensorflow as tf
 
+        absl.logging.set_verbosity('error')
         tf.constant(0)  # the first operation looks for devices
         tf.get_logger().setLevel('ERROR')
     finally:
@@ -134,7 +136,7 @@ def main() -> None:
         status = _fail(f'{error.format_message()} (transfer_cvd --help lists what there is)', 2)
     except (KeyboardInterrupt, Abort):
         status = _fail('stopped; nothing was written', 130)
-    sys.exit(status)
+    sys.exit(status or 0)
 
 
 def _fail(message: str, status: int) -> int:

@@ -30,6 +30,11 @@ def _require_writable(folder: Path):
         )
 
 
+def _known_names() -> list[str]:
+    "The data sets that can be named, without those of other people's catalogues, which TFDS would ask a network for."
+    return tfds.list_builders(with_community_datasets=False)
+
+
 def prepare(
     name: str,  # a name of the TFDS catalogue, or 'drawn_pets'
 ) -> tfds.core.DatasetBuilder:
@@ -38,8 +43,8 @@ def prepare(
     The data go to `TFDS_DATA_DIR`, by default `~/tensorflow_datasets`, and are made once.
     Raises `InputError` for an unknown name, when there is no network to download from, or no permission to write.
     """
-    if name.split('/')[0] not in tfds.list_builders():
-        raise unknown_name('data set', name, tfds.list_builders())
+    if name.split('/')[0] not in _known_names():
+        raise unknown_name('data set or folder', name, _known_names())
     builder = tfds.builder(name)
     if not builder.is_prepared():
         _require_writable(Path(builder.data_dir))
@@ -177,7 +182,7 @@ def load_data(
         raise InputError(f'a batch size of {batch_size} is too small: 1 or more is needed')
     name = str(name_or_folder)
     looks_like_path = isinstance(name_or_folder, Path) or name.startswith(('.', '~')) or Path(name).exists()
-    if name.split('/')[0] in tfds.list_builders() or not (looks_like_path or os.sep in name):
+    if name.split('/')[0] in _known_names() or not (looks_like_path or os.sep in name):
         loaded = _load_catalogue(name)
     else:
         loaded = _read_folder(Path(name).expanduser(), image_size, seed)

@@ -9,7 +9,7 @@ __all__ = ['freeze', 'add_head', 'compile_classifier', 'pooled_features', 'train
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .data import Data
 from .offline import InputError
@@ -66,7 +66,7 @@ def pooled_features(
     """Return the features of all photos, averaged over positions, float32 `(n, channels)`, and their labels, int64 `(n,)`."""
     pooling = keras.layers.GlobalAveragePooling2D()
     pool = tf.function(lambda images: pooling(base(images, training=False)), reduce_retracing=True)
-    pairs = [(pool(images).numpy(), labels.numpy()) for images, labels in tqdm(batches, description, unit='batch')]
+    pairs = [(pool(images).numpy(), labels.numpy()) for images, labels in tqdm(batches, description, unit='batch', delay=2)]
     features, labels = zip(*pairs)
     return np.concatenate(features), np.concatenate(labels)
 
@@ -95,6 +95,7 @@ def train_head(
         data.shuffle_and_batch(tf.data.Dataset.from_tensor_slices(train)),
         validation_data=tf.data.Dataset.from_tensor_slices(validation).batch(data.batch_size),
         epochs=epochs,
+        shuffle=False,  # the data set has done that
         verbose=verbose,
     )
     model.histories = {'feature_extraction': history.history | {'learning_rate': learning_rate}}

@@ -49,6 +49,7 @@ def _fit_above(model, base, data, from_layer, learning_rate, **fit_arguments) ->
         return top.fit(
             read_activations(*stored['train'], data.shuffle_and_batch(positions['train'])),
             validation_data=read_activations(*stored['validation'], positions['validation'].batch(data.batch_size)),
+            shuffle=False,  # the data set has done that
             **fit_arguments,
         )
 
