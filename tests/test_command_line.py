@@ -145,7 +145,7 @@ def test_broken_photos_are_skipped(shell, pets, tmp_path):
     assert sorted(os.path.basename(photo['path']) for photo in report['skipped']) == ['cut.jpg', 'text.jpg']
     assert all(photo['reason'] for photo in report['skipped'])
     assert sum(n for split in report['data']['counts'].values() for n in split.values()) == 60
-    assert sum('skipped' in line for line in lines) == 2
+    assert sum(line.startswith('skipped ') for line in lines) == 2
     assert report['fine_tuning'] is None
 
 
