@@ -10,6 +10,8 @@ JOBS ?= 2
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # TensorFlow reuses the memory of tensors instead of asking the system for it each time: much faster on a CPU.
 export TF_CPU_ALLOCATOR_USE_BFC ?= 1
+# The tests remember photos here and not in the user's own cache.
+test: export XDG_CACHE_HOME = $(CURDIR)/$(VENV)/cache
 
 .PHONY: help train test notebooks export save save-real readme clean
 
@@ -59,5 +61,5 @@ $(VENV)/.train: $(VENV)/.pip $(SETUP)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.train
-	$(PIP) install --quiet $(PINNED) -e '.[offline,dev]'
+	$(PIP) install --quiet $(PINNED) -e '.[offline,heif,export,dev]'
 	@touch $@

@@ -1,7 +1,9 @@
 """What the tests share: everything runs offline, on a small folder of drawn pets."""
 import os
+import tempfile
 
 os.environ['TRANSFER_CVD_OFFLINE'] = '1'
+os.environ.setdefault('XDG_CACHE_HOME', tempfile.mkdtemp())  # what is remembered of photos
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import numpy as np
@@ -9,21 +11,17 @@ import pytest
 from PIL import Image
 
 
-def draw_folder(folder, n=60, first_seed=0):
-    """A folder `cat` and a folder `dog` with `n` drawn pictures together."""
-    from transfer_cvd.drawn_pets import draw_pet
-
-    for i in range(n):
-        path = folder / ('cat', 'dog')[i % 2] / f'{i:03}.jpg'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw_pet(path.parent.name, np.random.default_rng(first_seed + i))).save(path)
-    return folder
-
-
 @pytest.fixture(scope='session')
 def pets(tmp_path_factory):
-    """Sixty drawn pets in a folder; tests that change something copy it first."""
-    return draw_folder(tmp_path_factory.mktemp('photos') / 'pets')
+    """Sixty drawn pets, a folder `cat` and a folder `dog`; tests that change something copy it first."""
+    from transfer_cvd.drawn_pets import draw_pet
+
+    folder = tmp_path_factory.mktemp('photos') / 'pets'
+    for i in range(60):
+        path = folder / ('cat', 'dog')[i % 2] / f'{i:03}.jpg'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_pet(path.parent.name, np.random.default_rng(i))).save(path)
+    return folder
 
 
 @pytest.fixture

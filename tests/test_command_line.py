@@ -1,4 +1,5 @@
-"""Every wrong input gives one line that says what to do, exit code 2, and leaves nothing behind."""
+"""Every wrong input gives one line that says what to do, exit code 2, and leaves nothing behind; the rest does what it says."""
+import json
 import os
 import shutil
 import subprocess
@@ -6,6 +7,7 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 MAIN = 'from transfer_cvd.command_line import main; main()'
 
@@ -132,8 +134,6 @@ command_line.main()
 
 
 def test_broken_photos_are_skipped(shell, pets, tmp_path):
-    import json
-
     shutil.copytree(pets, tmp_path / 'pets')
     whole = (tmp_path / 'pets/cat/000.jpg').read_bytes()
     (tmp_path / 'pets/cat/cut.jpg').write_bytes(whole[:len(whole) // 2])
@@ -162,3 +162,69 @@ def test_predict_refuses_another_file(shell, tmp_path):
     (tmp_path / 'model.keras').write_text('no model')
     code, lines, errors = shell('predict', tmp_path / 'model.keras', tmp_path / 'photo.jpg')
     assert (code, lines, len(errors)) == (2, [], 1)
+
+
+def test_predict_json_is_one_object_a_line_and_nothing_else(shell, pets, finished_run, tmp_path):
+    folder = tmp_path / 'mixed 🐈 "photos"'
+    shutil.copytree(pets / 'dog', folder)
+    (folder / 'text.jpg').write_text('this is no picture')
+    code, lines, errors = shell('predict', finished_run / 'model.keras', folder, '--json')
+    answers = [json.loads(line) for line in lines]
+    assert code == 1 and not errors
+    assert [answer['path'] for answer in answers] == sorted(str(path) for path in folder.iterdir())
+    assert [set(answer) for answer in answers if 'error' in answer] == [{'path', 'error'}]
+    for answer in answers[:-1]:
+        assert set(answer['probabilities']) == {'cat', 'dog'}
+        assert answer['probability'] == answer['probabilities'][answer['class']] == max(answer['probabilities'].values())
+
+
+def test_predict_names_the_classes_in_order(shell, pets, finished_run):
+    code, lines, _ = shell('predict', finished_run / 'model.keras', pets / 'cat/000.jpg', '--top', 2)
+    shown = lines[0].removeprefix(f'{pets / "cat/000.jpg"}: ').split(', ')
+    (first, p), (second, q) = (part.split() for part in shown)
+    assert code == 0 and {first, second} == {'cat', 'dog'} and float(p) >= float(q)
+
+
+def test_evaluate(shell, pets, finished_run, tmp_path):
+    code, lines, errors = shell('evaluate', finished_run / 'model.keras', pets, '--json')
+    results = json.loads(lines[0])
+    assert (code, len(lines), errors) == (0, 1, []) and results['n'] == 60 and results['majority_baseline'] == 0.5
+    assert sum(map(sum, results['confusion'])) == 60
+    shutil.copytree(pets / 'cat', tmp_path / 'pets/cat')
+    shutil.copytree(pets / 'dog', tmp_path / 'pets/rabbit')
+    code, lines, errors = shell('evaluate', finished_run / 'model.keras', tmp_path / 'pets')
+    assert (code, lines, len(errors)) == (2, [], 1) and 'rabbit' in errors[0]
+
+
+def test_explain(shell, pets, finished_run, tmp_path):
+    code, lines, errors = shell('explain', finished_run / 'model.keras', pets / 'cat/000.jpg', '--out', tmp_path / 'why.png')
+    assert (code, lines, errors) == (0, [str(tmp_path / 'why.png')], [])
+    assert min(Image.open(tmp_path / 'why.png').size) > 200
+    code, _, errors = shell('explain', finished_run / 'model.keras', pets / 'cat/000.jpg', '--out', tmp_path / 'why.txt')
+    assert (code, len(errors)) == (2, 1) and not (tmp_path / 'why.txt').exists()
+
+
+def test_export_and_predict_with_it(shell, pets, finished_run, tmp_path):
+    photo = pets / 'dog/001.jpg'
+    code, lines, errors = shell('export', finished_run / 'model.keras', '--format', 'litert', '--out', tmp_path / 'pets', '--data', pets)
+    assert (code, len(lines), errors) == (0, 1, []) and str(pets) in lines[0]
+    given = [json.loads(shell('predict', tmp_path / name, photo, '--json')[1][0])['probabilities']['dog']
+             for name in ('pets.tflite', finished_run / 'model.keras')]
+    assert abs(given[0] - given[1]) < 1e-4
+    code, _, errors = shell('export', finished_run / 'model.keras', '--format', 'litret', '--out', tmp_path / 'more')
+    assert (code, len(errors)) == (2, 1) and 'litert' in errors[0]
+
+
+def test_bases(shell):
+    code, lines, errors = shell('bases')
+    assert (code, errors) == (0, [])
+    assert sum(line.startswith('mobilenet_v2 ') for line in lines) == 1
+
+
+def test_too_many_broken_photos(shell, pets, tmp_path):
+    shutil.copytree(pets, tmp_path / 'pets')
+    for i in range(8):
+        (tmp_path / f'pets/cat/broken{i}.jpg').write_text('this is no picture')
+    code, _, errors = shell('train', '--offline', '--data', tmp_path / 'pets', '--out', tmp_path / 'out')
+    assert (code, len(errors)) == (2, 1) and '8 of 68' in errors[0]
+    assert not (tmp_path / 'out').exists()

@@ -1,5 +1,6 @@
 """Odd pictures become plain pixels, broken ones are named, and a folder's splits follow from what is in the files."""
 import io
+import json
 import os
 import shutil
 import struct
@@ -16,8 +17,9 @@ import pytest
 from PIL import Image
 
 from transfer_cvd.offline import InputError
+from transfer_cvd import photos
 from transfer_cvd.photos import (
-    BORDERS, MAX_PIXELS, UnreadablePhoto, assign_splits, content_hash, find_photos, place, printable, read_photo,
+    BORDERS, MAX_PIXELS, UnreadablePhoto, assign_splits, check_sound, content_hash, decode_photo, find_photos, place, printable, read_photo,
 )
 
 TURNS = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_90', 7: 'TRANSVERSE', 8: 'ROTATE_270'}
@@ -47,6 +49,22 @@ def make_folder(folder, classes=('cat', 'dog'), n=10):
         for i in range(n):
             put(folder / name / f'{i:03}.png', encoded(picture(16, 12, seed=zlib.crc32(name.encode()) + i), 'PNG'))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def memory(tmp_path_factory, monkeypatch):
+    """The folder where what was read is remembered, empty at first."""
+    folder = tmp_path_factory.mktemp('cache')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(folder))
+    return folder / 'transfer_cvd'
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The files that were read, as a list that grows."""
+    names, read_bytes = [], photos.read_bytes
+    monkeypatch.setattr(photos, 'read_bytes', lambda path: names.append(Path(path).name) or read_bytes(path))
+    return names
 
 
 @pytest.mark.parametrize('name, image', [
@@ -132,6 +150,101 @@ def test_large_jpegs_are_reduced_to_no_less_than_twice_the_size(tmp_path, mode, 
         assert (shape[0] < shape[1]) == (orientation == 1)
 
 
+def test_all_formats_are_reduced_alike(tmp_path):
+    large = picture(1600, 1200)
+    for kind, options in (('JPEG', {'quality': 95}), ('PNG', {'compress_level': 1}), ('WEBP', {'quality': 90}), ('BMP', {}), ('TIFF', {})):
+        path = put(tmp_path / f'large.{kind.lower()}', encoded(large, kind, **options))
+        for image_size, expected in ((32, (150, 200)), (160, (600, 800)), (600, (1200, 1600))):
+            photo = read_photo(path, image_size)
+            # 64 to 127 pixels are left of the shorter side, except of a JPEG, where an eighth is reduced once more
+            assert photo.shape[:2] == (expected if image_size != 32 else (75, 100))
+            reference = np.asarray(large.resize(photo.shape[1::-1], Image.Resampling.BOX)).astype(int)
+            assert np.abs(photo - reference).mean() < 3
+
+
+def test_cmyk_with_a_profile_that_does_not_fit(tmp_path):
+    from PIL import ImageCms
+
+    expected = read_photo(put(tmp_path / 'plain.jpg', encoded(picture().convert('CMYK'))))
+    for profile in (b'no profile', ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()):
+        path = put(tmp_path / 'profile.jpg', encoded(picture().convert('CMYK'), icc_profile=profile))
+        assert np.array_equal(read_photo(path), expected)
+
+
+def cmyk_profile():
+    """A colour profile (ICC.1:2001-04, 6.5.10) of four grey inks: none gives white, black gives black, each of the others half of it."""
+    nodes = [bytes([0 if k else 128 if c + m + y else 255, 128, 128]) for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)]
+    identity = struct.pack('>9i', *(65536 if i % 4 == 0 else 0 for i in range(9)))
+    table = b'mft1' + bytes(4) + bytes([4, 3, 2, 0]) + identity + 4 * bytes(range(256)) + b''.join(nodes) + 3 * bytes(range(256))
+    white = struct.pack('>3i', 63190, 65536, 54061)
+    header = struct.pack('>I4sI4s4s4s12s4s28s12s', 144 + len(table), bytes(4), 0x02400000, b'prtr', b'CMYK', b'Lab ', bytes(12), b'acsp', bytes(28), white)
+    return header.ljust(128, b'\0') + struct.pack('>I4sII', 1, b'A2B0', 144, len(table)) + table
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'TIFF'])
+def test_cmyk_with_a_profile(tmp_path, kind):
+    cyan = Image.new('CMYK', (16, 16), (255, 0, 0, 0))
+    plain = read_photo(put(tmp_path / 'plain', encoded(cyan, kind)))
+    by_profile = read_photo(put(tmp_path / 'profile', encoded(cyan, kind, icc_profile=cmyk_profile())))
+    assert np.abs(plain.astype(int) - (0, 255, 255)).max() <= 3
+    assert np.ptp(by_profile) <= 3 and 110 < by_profile.mean() < 130  # grey, half as light
+
+
+def test_several_pictures_in_one_jpeg(tmp_path):
+    picture().save(tmp_path / 'burst.mpo', save_all=True, append_images=[picture(seed=1)])
+    assert np.abs(read_photo(tmp_path / 'burst.mpo').astype(int) - np.asarray(picture())).mean() < 6
+
+
+def test_heic_and_avif(tmp_path):
+    pytest.importorskip('pillow_heif').register_heif_opener()
+    for kind in ('HEIF', 'AVIF'):
+        path = put(tmp_path / f'photo.{kind.lower()}', encoded(picture(), kind, quality=90))
+        assert np.abs(read_photo(path).astype(int) - np.asarray(picture())).mean() < 8
+        data = path.read_bytes()
+        for tenth in range(10):
+            with pytest.raises(UnreadablePhoto):
+                read_photo(put(path, data[:len(data) * tenth // 10]))
+
+
+def test_heic_without_the_extra(tmp_path):
+    put(tmp_path / 'photo.jpg', b'\0\0\0\x18ftypheic' + bytes(99))  # phones do give them that name
+    code = ('import sys; sys.modules["pillow_heif"] = None\nfrom transfer_cvd.photos import UnreadablePhoto, read_photo\n'
+            f'try: read_photo({str(tmp_path / "photo.jpg")!r})\nexcept UnreadablePhoto as error: print(error.reason)')
+    said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (said.stdout, said.stderr) == ("it is in the format HEIC, which needs pip install 'transfer_cvd[heif]'\n", '')
+
+
+@pytest.mark.parametrize('options', [{}, {'progressive': True}, {'restart_marker_blocks': 4}, {'subsampling': 0, 'optimize': True}])
+@pytest.mark.filterwarnings('ignore')
+def test_the_quick_check_finds_what_decoding_finds(options):
+    def verdict(function, data):
+        try:
+            function(data, 'photo.jpg')
+        except UnreadablePhoto as error:
+            return error.reason
+        return 'sound'
+
+    rng, whole = np.random.default_rng(0), encoded(picture(320, 240), quality=90, **options)
+    verdicts = []
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for position in rng.integers(2, len(whole), rng.integers(1, 4)) if rng.random() < 0.5 else rng.integers(2, 700, 1):
+            damaged[position] = rng.choice([0, 0xFF, 0xD9, 0xC4, rng.integers(256)])
+        data = bytes(damaged[:rng.integers(len(whole))] if rng.random() < 0.2 else damaged)
+        verdicts.append((verdict(check_sound, data), verdict(decode_photo, data)))
+    assert all((quick == 'sound') == (thorough == 'sound') for quick, thorough in verdicts)
+    assert 20 < sum(quick == 'sound' for quick, _ in verdicts) < 140
+
+
+def test_pipes_and_films_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.jpg')
+    os.truncate(put(tmp_path / 'film.jpg', b''), 2 * 1024**3)
+    with pytest.raises(UnreadablePhoto, match='pipe'):
+        read_photo(tmp_path / 'pipe.jpg')
+    with pytest.raises(UnreadablePhoto, match='gigabyte'):
+        read_photo(tmp_path / 'film.jpg')
+
+
 def test_truncated_jpeg_at_every_tenth(tmp_path):
     data = encoded(picture(640, 480), quality=90)
     for tenth in range(10):
@@ -173,6 +286,16 @@ def test_decompression_bomb(tmp_path, side):
     path = put(tmp_path / 'bomb.png', b'\x89PNG\r\n\x1a\n' + b''.join(chunks))
     with pytest.raises(UnreadablePhoto, match='million pixels'):
         read_photo(path, 160)
+
+
+@pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
+def test_a_jpeg_that_claims_to_be_huge_is_not_sound(tmp_path):
+    data = encoded(picture())
+    frame = data.index(b'\xff\xc0')
+    path = put(tmp_path / 'bomb.jpg', data[:frame + 5] + 2 * (20_000).to_bytes(2) + data[frame + 9:])
+    for function in (lambda: check_sound(path.read_bytes(), path), lambda: read_photo(path, 160)):
+        with pytest.raises(UnreadablePhoto, match='million pixels'):
+            function()
 
 
 def test_many_threads_read_alike(tmp_path):
@@ -260,15 +383,183 @@ def test_added_and_renamed_photos_move_no_others(tmp_path):
         assert later[path.replace('cat/000.png', 'cat/zzz.png')] == split
 
 
+def test_given_splits_are_kept(tmp_path):
+    for split, n in (('Train', 40), ('val', 5), ('valid', 5), ('test', 6)):
+        make_folder(tmp_path / split, [f'{split}/cat', f'{split}/dog'], n)
+        for name in ('cat', 'dog'):
+            (tmp_path / split / split / name).rename(tmp_path / split / name)
+        (tmp_path / split / split).rmdir()
+    found = find_photos(tmp_path)
+    assert {split: counts['cat'] for split, counts in found.counts.items()} == {'train': 40, 'validation': 10, 'test': 6}
+    assert set(found.origin) == {'given'} and found.class_names == ['cat', 'dog']
+
+
+@pytest.mark.parametrize('given', [[], ['validation'], ['test']])
+def test_a_missing_split_comes_from_train(tmp_path, given):
+    make_folder(tmp_path / 'train', n=60)
+    for split in given:
+        make_folder(tmp_path / split, ['cat'], n=100)
+        for i in range(60):
+            (tmp_path / split / f'cat/{i:03}.png').unlink()
+        make_folder(tmp_path / split, ['dog'], n=3)
+    found = find_photos(tmp_path)
+    where = {split: {Path(path).parent.parent.name for path, at in zip(found.paths, found.splits) if at == split} for split in BORDERS}
+    assert where == {split: {split if split in given else 'train'} for split in BORDERS}
+    assert set(found.origin) == ({'given', 'content'} if given else {'content'})
+    assert bool(given) == any('6 photos have copies in another' in line for line in found.warnings)
+    assert 6 < sum(found.counts['validation' if 'validation' not in given else 'test'].values()) < 25
+
+
+def test_test_photos_without_classes_are_left_out(tmp_path):
+    make_folder(tmp_path / 'train')
+    put(tmp_path / 'test/1.png', encoded(picture(), 'PNG'))
+    put(tmp_path / 'readme.txt', b'all my pets')
+    found = find_photos(tmp_path)
+    assert found.class_names == ['cat', 'dog'] and all(sum(counts.values()) for counts in found.counts.values())
+    assert [(Path(path).name, reason) for path, reason in found.skipped] == [('readme.txt', 'it lies in no class'), ('1.png', 'it lies in no class')]
+
+
+def test_a_class_missing_from_a_given_split(tmp_path):
+    tmp_path = tmp_path / 'photos'
+    make_folder(tmp_path / 'train', n=20)
+    make_folder(tmp_path / 'test', ['cat'], n=20)
+    shutil.move(tmp_path / 'train/cat', tmp_path.parent / 'spare')
+    with pytest.raises(InputError, match='the class cat in .* has no photos in train'):
+        find_photos(tmp_path)
+    shutil.rmtree(tmp_path / 'test')
+    shutil.move(tmp_path.parent / 'spare', tmp_path / 'train/cat')
+    make_folder(tmp_path / 'test', ['bird'], n=20)
+    make_folder(tmp_path / 'train', ['bird'], n=5)
+    assert [line for line in find_photos(tmp_path).warnings if 'cat' in line and 'no photos in test' in line]
+
+
+def test_table(tmp_path):
+    make_folder(tmp_path / 'photos', ['a', 'b'], n=15)
+    names = [f'photos/{name}/{i:03}.png' for name in 'ab' for i in range(15)]
+    (tmp_path / 'photos/a/000.png').rename(tmp_path / 'photos/a/no suffix, "quoted"')
+    lines = ['label, path', '1,"photos/a/no suffix, ""quoted"""', *(f'{int("/b/" in name)}, {name}' for name in names[1:]), '0,gone.png']
+    (tmp_path / 'photos.csv').write_text('\n'.join(lines), encoding='utf-8-sig')
+    found = find_photos(tmp_path / 'photos.csv')
+    assert found.class_names == ['0', '1'] and found.labels.tolist() == [1] + 14 * [0] + 15 * [1]
+    assert found.skipped == [(str(tmp_path / 'gone.png'), 'no such file or directory')]
+    assert found.paths[0].endswith('no suffix, "quoted"') and found.splits == find_photos(tmp_path / 'photos.csv').splits
+    (tmp_path / 'photos.csv').write_text('path,label,split\n' + ''.join(f'{name},{name[7]},{"test" if "2" in name else ""}\n' for name in names[1:]))
+    found = find_photos(tmp_path / 'photos.csv')
+    assert all((origin == 'given') == ('2' in Path(path).name) for path, origin in zip(found.paths, found.origin))
+
+
+@pytest.mark.parametrize('content, message', [
+    ('path,label\nhäuser.png,a\n'.encode('latin-1'), 'not in the encoding UTF-8'), ('path,label\na.png,a\n'.encode('utf-16'), 'not in the encoding UTF-8'),
+    (b'a.png,a\nb.png,b\n', "no header .*'a.png,a'"), (b'', 'no header'), (b'path,label\n', 'no photos'), (b'path,label\na.png\n', 'line 2 of .* no label'),
+    (b'path,label\na.png,a\n\n,b\n', 'no path'), (b'path,label\na.png,a\n', 'one class only, a'), (b'path,label,split\na.png,a,tset\n', "'tset': write train"),
+    (b'path,label\na.png,a\nb.png,b\n', '2 photos in .* cannot be read|0 different'), (b'path,label\n"' + bytes(9) + b'.png,a\n', 'no label|null'),
+    (b'path,label\n"' + b'x' * 200_000 + b'",a\n', 'cannot be read as a table'), (b'path,label\na\0.png,a\nb.png,b\nc.png,b\n', '3 of 3'),
+])
+def test_wrong_table(tmp_path, content, message):
+    with pytest.raises(InputError, match=message) as error:
+        find_photos(put(tmp_path / 'photos.csv', content))
+    assert '\n' not in str(error.value) and 'photos.csv' in str(error.value)
+
+
+def test_a_table_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match='photos.csv .No such file'):
+        find_photos(tmp_path / 'photos.csv')
+
+
+def test_links(tmp_path):
+    make_folder(tmp_path / 'photos')
+    (tmp_path / 'photos/cat/round').symlink_to(tmp_path / 'photos')
+    (tmp_path / 'photos/cat/to dogs.jpg').symlink_to(tmp_path / 'photos/dog')
+    (tmp_path / 'photos/cat/gone.jpg').symlink_to(tmp_path / 'gone.jpg')
+    (tmp_path / 'photos/itself').symlink_to('itself')
+    found = find_photos(tmp_path / 'photos')
+    assert found.class_names == ['cat', 'dog'] and len(found.paths) == 20
+    assert {Path(path).name: reason for path, reason in found.skipped} == {
+        'round': 'links to folders are not followed', 'to dogs.jpg': 'links to folders are not followed',
+        'gone.jpg': 'no such file or directory', 'itself': 'it lies in no class'}
+
+
+def test_three_hundred_classes(tmp_path):
+    make_folder(tmp_path, [f'{i:03}' for i in range(300)], n=3)
+    found = find_photos(tmp_path)
+    assert len(found.class_names) == 300 and all(set(counts.values()) == {1} for counts in found.counts.values())
+
+
+def test_warnings(tmp_path):
+    make_folder(tmp_path, ['Cat', 'cat', 'dog', 'test'], n=12)
+    make_folder(tmp_path, ['bird'], n=9)
+    shutil.copy(tmp_path / 'cat/000.png', tmp_path / 'dog/also a dog.png')
+    found = find_photos(tmp_path)
+    assert [line.split(':')[0] for line in found.warnings[:2]] == ['test is taken for a class', 'the classes Cat and cat differ by case only']
+    assert found.warnings[2].startswith('2 photos are in two classes and are left out')
+    tests = found.counts['test']['bird']
+    assert found.warnings[3].startswith(f'the class bird has 9 photos, {tests} of them in test') and len(found.warnings) == 4
+    assert f'interval from {tests / (tests + 1.96**2):.0%}' in found.warnings[3]
+
+
+def test_a_second_run_reads_nothing(tmp_path, read):
+    make_folder(tmp_path)
+    put(tmp_path / 'cat/text.jpg', b'no photo')
+    first = find_photos(tmp_path)
+    assert sorted(read) == sorted([path.name for path in tmp_path.rglob('*.*')])
+    read.clear()
+    second = find_photos(tmp_path)
+    other_seed = find_photos(tmp_path, seed=1)
+    assert read == [] and second.skipped == first.skipped and second.splits == first.splits != other_seed.splits
+    put(tmp_path / 'cat/text.jpg', encoded(picture()))
+    os.utime(tmp_path / 'dog/000.png', (1, 1))
+    put(tmp_path / 'dog/new.jpg', encoded(picture(seed=5)))
+    assert len(find_photos(tmp_path).paths) == 22 and sorted(read) == ['000.png', 'new.jpg', 'text.jpg']
+
+
+def test_other_decoders_look_again(tmp_path, read, monkeypatch):
+    find_photos(make_folder(tmp_path))
+    read.clear()
+    monkeypatch.setattr(photos, 'heif_reader', lambda: 'another')
+    find_photos(tmp_path)
+    assert len(read) == 20
+
+
+@pytest.mark.parametrize('damage', [
+    lambda whole: whole[:-9], lambda whole: b'', lambda whole: b'\xff\xfe', lambda whole: b'[' * 100_000, lambda whole: b'[]', lambda whole: b'{"photos": []}',
+    lambda whole: whole.replace(b'"', b"'"), lambda whole: json.dumps(json.loads(whole) | {'photos': {'a': [1, 2, '', 'x', 5]}}).encode(),
+    lambda whole: json.dumps(json.loads(whole) | {'photos': {'a': ['1', 2, 'zz', 7]}}).encode(),
+])
+def test_a_damaged_memory_is_rebuilt(tmp_path, memory, read, damage):
+    expected = find_photos(make_folder(tmp_path))
+    (path,) = memory.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    read.clear()
+    assert find_photos(tmp_path).splits == expected.splits
+    assert len(read) == 20 and json.loads(path.read_bytes()) == json.loads(whole)
+
+
+def test_no_place_for_a_memory(tmp_path):
+    make_folder(tmp_path / 'photos')
+    put(tmp_path / 'file', b'')
+    for memory in (tmp_path / 'file/memory.json', tmp_path / 'photos', os.devnull):
+        assert len(find_photos(tmp_path / 'photos', memory=memory).paths) == 20
+    assert Path(os.devnull).is_char_device() and (tmp_path / 'file').read_bytes() == b''
+
+
+def test_many_processes_with_one_memory(tmp_path):
+    make_folder(tmp_path / 'photos', n=40)
+    code = 'from transfer_cvd.photos import find_photos; import sys; print(len(find_photos(sys.argv[1], memory=sys.argv[2]).paths))'
+    processes = [subprocess.Popen([sys.executable, '-c', code, tmp_path / 'photos', tmp_path / 'memory/m.json'], stdout=subprocess.PIPE) for _ in range(4)]
+    assert [process.communicate()[0] for process in processes] == 4 * [b'80\n']
+    assert [path.name for path in (tmp_path / 'memory').iterdir()] == ['m.json'] and len(photos.recall(tmp_path / 'memory/m.json')) == 80
+
+
 def test_the_seed_decides():
-    contents = {seed: [place(content_hash(str(i).encode(), seed)) for i in range(100)] for seed in (0, 1)}
+    contents = {seed: [place(content_hash(str(i).encode()), seed) for i in range(100)] for seed in (0, 1)}
     assert np.abs(np.corrcoef(contents[0], contents[1])[0, 1]) < 0.4
 
 
 def test_no_split_is_empty():
     for n in [*range(3, 12), 25, 60]:
         for seed in range(200):
-            splits = assign_splits({content_hash(str(i).encode(), seed) for i in range(n)})
+            splits = assign_splits({content_hash(str(i).encode()) for i in range(n)}, seed)
             assert len(splits) == n and set(splits.values()) == set(BORDERS)
 
 

@@ -1,4 +1,4 @@
-"""A run leaves six files, says what it did, and gives the same figures again."""
+"""A run leaves its files, says what it did, and gives the same figures again."""
 import csv
 import json
 import subprocess
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def test_files(finished_run):
-    names = ['confusion.png', 'curves.png', 'history.csv', 'mistakes.png', 'model.keras', 'report.json']
+    names = ['confusion.png', 'curves.png', 'history.csv', 'mistakes.png', 'model.keras', 'report.json', 'skipped.csv', 'splits.csv']
     assert sorted(path.name for path in finished_run.iterdir()) == names
     for name in ('confusion.png', 'curves.png', 'mistakes.png'):
         assert min(Image.open(finished_run / name).size) > 200
@@ -26,6 +26,7 @@ def test_report(finished_run, pets):
     test = report['test']
     assert test['n'] == sum(report['data']['counts']['test'].values()) == np.sum(test['confusion'])
     assert test['accuracy'] == np.trace(test['confusion']) / test['n']
+    assert set(test['recall']) == {'cat', 'dog'} and 0 <= test['balanced_accuracy'] <= 1 and test['majority_baseline'] >= 0.5
     assert test['interval'][0] <= test['accuracy'] <= test['interval'][1]
     assert report['seed'] == 0 and report['skipped'] == []
     assert {'python', 'tensorflow', 'keras'} <= set(report['versions'])

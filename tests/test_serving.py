@@ -1,4 +1,5 @@
-"""The saved classifier answers like the trained network, wherever and however it is called, and changes nothing."""
+"""A classifier answers like the trained network, in memory and from its file, wherever and however it is called, and changes nothing."""
+import io
 import json
 import os
 import shutil
@@ -11,14 +12,16 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from transfer_cvd import serving
+from transfer_cvd.data import format_example, load_data
 from transfer_cvd.offline import InputError
 from transfer_cvd.photos import read_photo
-from transfer_cvd.serving import (
-    MEMBER, TOLERANCE, expected_probabilities, load_classifier, predict_photos, random_photos, save_classifier, serving_model,
-)
+from transfer_cvd.predicting import format_photo
+from transfer_cvd.serving import MEMBER, TOLERANCE, Classifier, random_photos, serving_model, to_probabilities
+from transfer_cvd.summary import report
 
 PETS = ['cat', 'dog', 'bird']
 
@@ -52,6 +55,12 @@ def names(network):
     return PETS[:max(2, network.output_shape[-1])]
 
 
+def expected_probabilities(network, photos):
+    """What training would make of the photos: chapter 00's formatting, then the network."""
+    images = tf.stack([format_example(photo, 0, network.input_shape[1])[0] for photo in photos])
+    return to_probabilities(network(images, training=False))
+
+
 def difference(answer, expected):
     return np.abs(keras.ops.convert_to_numpy(answer) - expected).max()
 
@@ -71,7 +80,7 @@ def saved(network, tmp_path_factory):
     path = tmp_path_factory.mktemp('saved') / 'pets.keras'
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(serving, 'FRESH_PROCESS', STRICT)
-        difference = save_classifier(network, names(network), path, facts={'seed': 3}, photos=random_photos([(200, 300), (150, 97)]))
+        difference = Classifier.from_network(network, names(network), facts={'seed': 3}).save(path, random_photos([(200, 300), (150, 97)]))
     assert 0 <= difference <= TOLERANCE
     return path, before
 
@@ -94,7 +103,7 @@ def test_only_the_file_is_left(saved):
 def classifier(saved):
     with warnings.catch_warnings():
         warnings.simplefilter('error', UserWarning)  # Keras warns of an optimizer in the file
-        return load_classifier(saved[0])
+        return Classifier.load(saved[0])
 
 
 @pytest.mark.parametrize('where', ['in memory', 'loaded'])
@@ -119,9 +128,10 @@ def test_answers_differ_from_photo_to_photo(network):
 
 
 def test_a_batch_answers_like_its_photos(network, classifier):
-    photos = np.stack(random_photos(3 * [(50, 60)]))
-    assert difference(classifier.probabilities(photos), expected_probabilities(network, photos)) <= TOLERANCE
-    assert classifier.probabilities(photos[:0]).shape == (0, len(classifier.class_names))
+    photos = np.stack(random_photos(40 * [(50, 60)]))
+    answers = [list(answer.probabilities.values()) for answer in classifier.predict(photos)]
+    assert difference(answers, expected_probabilities(network, photos)) <= TOLERANCE
+    assert classifier.predict(photos[:0]) == []
 
 
 def test_what_the_file_knows(network, classifier):
@@ -139,7 +149,7 @@ def test_a_wrong_file_is_not_kept(tmp_path, monkeypatch, wrong):
     model = tiny()
     monkeypatch.setattr(serving, 'fresh_probabilities', lambda path, photos: expected_probabilities(model, photos) + wrong)
     with pytest.raises(RuntimeError, match='gives other probabilities'):
-        save_classifier(model, ['cat', 'dog'], tmp_path / 'pets.keras')
+        Classifier.from_network(model, ['cat', 'dog']).save(tmp_path / 'pets.keras')
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [('pets.keras', 'an older one')]
 
 
@@ -153,7 +163,7 @@ class Unknown(keras.layers.Layer):
 
 def test_a_file_that_others_cannot_open_is_not_kept(tmp_path):
     with pytest.raises(RuntimeError, match='a new process cannot use the model file: .*Unknown') as error:
-        save_classifier(tiny(Unknown()), ['cat', 'dog'], tmp_path / 'pets.keras')
+        Classifier.from_network(tiny(Unknown()), ['cat', 'dog']).save(tmp_path / 'pets.keras')
     assert '\n' not in str(error.value) and os.listdir(tmp_path) == []
 
 
@@ -165,7 +175,7 @@ def test_names_must_fit():
 @pytest.mark.parametrize('path, message', [('model.h5', 'ends in .keras'), ('nowhere/model.keras', 'No such file or directory')])
 def test_where_it_cannot_be_written(tmp_path, path, message):
     with pytest.raises(InputError, match=message):
-        save_classifier(tiny(), ['cat', 'dog'], tmp_path / path)
+        Classifier.from_network(tiny(), ['cat', 'dog']).save(tmp_path / path)
     assert os.listdir(tmp_path) == []
 
 
@@ -175,20 +185,27 @@ def test_no_permission_to_write():
         os.chmod(folder, 0o555)
         code = f'''
 import os, keras
-from transfer_cvd.serving import InputError, save_classifier
+from transfer_cvd.serving import Classifier, InputError
 model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(1)])
 if os.getuid() == 0:
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
 try:
-    save_classifier(model, ['cat', 'dog'], {folder!r} + '/model.keras')
+    Classifier.from_network(model, ['cat', 'dog']).save({folder!r} + '/model.keras')
 except InputError as error:
     print(error)
 '''
         done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
         assert done.stdout == f'cannot write a model to {folder} (Permission denied): choose another place\n', done.stderr
         assert os.listdir(folder) == []
+
+
+def with_member(source, target, name, content):
+    """A copy of an archive with one more member."""
+    shutil.copy(source, target)
+    with zipfile.ZipFile(target, 'a') as archive:
+        archive.writestr(name, content)
 
 
 def test_files_that_are_no_classifier(saved, tmp_path):
@@ -204,39 +221,163 @@ def test_files_that_are_no_classifier(saved, tmp_path):
                 less.writestr(name, archive.read(name))
     with zipfile.ZipFile(tmp_path / 'json.keras', 'w') as archive:
         archive.writestr(MEMBER, '[]')
-    lambda_layer = tiny(keras.layers.Lambda(lambda x: x))
-    lambda_layer.save(tmp_path / 'lambda.keras')
-    with zipfile.ZipFile(tmp_path / 'lambda.keras', 'a') as archive:
-        archive.writestr(MEMBER, zipfile.ZipFile(saved[0]).read(MEMBER))
+    about = json.dumps({'class_names': PETS, 'image_size': 32, 'facts': {}})
+    with_member(tmp_path / 'other.keras', tmp_path / 'no probabilities.keras', MEMBER, about)
+    Classifier.from_network(tiny(), PETS[:2]).model.save(tmp_path / 'two.keras')
+    with_member(tmp_path / 'two.keras', tmp_path / 'three names.keras', MEMBER, about)
     for path in [*tmp_path.iterdir(), tmp_path / 'none.keras', tmp_path]:
         with pytest.raises(InputError) as error:
-            load_classifier(path)
+            Classifier.load(path)
         assert str(path) in str(error.value) and '\n' not in str(error.value)
 
 
-def test_predictions(network, classifier, tmp_path):
-    pixels = random_photos([(480, 640), (96, 96)])
-    for i, photo in enumerate(pixels):
-        Image.fromarray(photo).save(tmp_path / f'{i}.png')
-    (tmp_path / 'text.jpg').write_text('this is no picture')
-    odd = os.fsdecode(os.fsencode(tmp_path) + b'/\xff.png')
-    shutil.copy(tmp_path / '1.png', odd)
-    answers = predict_photos(classifier, [tmp_path / '0.png', tmp_path / 'text.jpg', tmp_path / '1.png', odd])
-    assert [answer.path for answer in answers] == [tmp_path / '0.png', tmp_path / 'text.jpg', tmp_path / '1.png', odd]
-    assert [bool(answer.error) for answer in answers] == [False, True, False, False]
-    assert str(tmp_path / 'text.jpg') in answers[1].error and answers[1].class_name is None
-    for answer, expected in zip([answers[0], answers[2]], expected_probabilities(network, pixels)):
+def test_a_file_that_climbs_out_is_refused_and_writes_nothing(saved, tmp_path):
+    folder = tmp_path / 'a' / 'b'
+    folder.mkdir(parents=True)
+    for name in ('../../climbed.txt', f'{tmp_path}/climbed.txt', 'assets/further.txt'):
+        with_member(saved[0], folder / 'climbs.keras', name, 'here')
+        with pytest.raises(InputError, match='is no classifier'):
+            Classifier.load(folder / 'climbs.keras')
+    assert [path.name for path in tmp_path.rglob('*')] == ['a', 'b', 'climbs.keras']
+
+
+def test_a_lambda_layer_is_refused_and_not_run(tmp_path):
+    mark = tmp_path / 'executed'
+    network = tiny(keras.layers.Lambda(lambda x, mark=str(mark): (open(mark, 'w').close(), x)[1], output_shape=(32, 32, 3)))
+    mark.unlink(missing_ok=True)
+    network.save(tmp_path / 'other.keras')
+    with_member(tmp_path / 'other.keras', tmp_path / 'lambda.keras', MEMBER, json.dumps({'class_names': PETS[:2], 'image_size': 32, 'facts': {}}))
+    with pytest.raises(InputError, match='cannot be used .*lambda') as error:
+        Classifier.load(tmp_path / 'lambda.keras')
+    assert '\n' not in str(error.value) and not mark.exists()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Photos of two sizes, one of them unreadable."""
+    folder = tmp_path_factory.mktemp('photos')
+    for i, photo in enumerate(random_photos([(480, 640), (96, 96)])):
+        Image.fromarray(photo).save(folder / f'{i}.png')
+    (folder / 'text.jpg').write_text('this is no picture')
+    shutil.copy(folder / '1.png', os.fsdecode(os.fsencode(folder) + b'/\xff.png'))
+    return folder
+
+
+def test_predictions(network, classifier, folder):
+    answers = classifier.predict(folder)
+    assert [os.path.basename(answer.path) for answer in answers] == ['0.png', '1.png', 'text.jpg', os.fsdecode(b'\xff.png')]
+    assert [bool(answer.error) for answer in answers] == [False, False, True, False]
+    assert str(folder / 'text.jpg') in answers[2].error and answers[2].class_name is None
+    pixels = [read_photo(folder / f'{i}.png', 96) for i in range(2)]
+    for answer, expected in zip(answers, expected_probabilities(network, pixels)):
         assert difference(list(answer.probabilities.values()), expected) <= TOLERANCE
         assert list(answer.probabilities) == names(network)
         assert answer.class_name == names(network)[expected.argmax()] and answer.probability == max(answer.probabilities.values())
+        assert abs(classifier.predict(answer.path).probability - answer.probability) <= 1e-6
+
+
+def test_the_working_directory_and_the_file_change_nothing(network, saved, folder, tmp_path, monkeypatch):
+    """To 1e-6, between the classifier in memory and a copy of its file, opened by a relative path from elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(saved[0], 'copy.keras')
+    loaded = Classifier.load('copy.keras').predict(folder)
+    for answer, again in zip(Classifier.from_network(network, names(network)).predict(folder), loaded):
+        assert (answer.path, answer.error) == (again.path, again.error)
+        if not answer.error:
+            assert difference(list(answer.probabilities.values()), list(again.probabilities.values())) <= 1e-6
+
+
+def test_the_graph_is_built_once(network, monkeypatch):
+    """Whatever the sizes of photos and batches."""
+    classifier, calls = Classifier.from_network(network, names(network)), []
+    call = keras.Sequential.call
+    monkeypatch.setattr(keras.Sequential, 'call', lambda self, *given, **named: (calls.append(self), call(self, *given, **named))[1])
+    for n, size in ((1, (30, 40)), (40, (41, 30)), (3, (300, 5))):
+        classifier.predict(random_photos(n * [size]))
+    assert [model for model in calls if model is classifier.network] == [classifier.network]
+
+
+def odd_pictures():
+    """Forty files: sizes, modes and orientations; name, content."""
+    sizes = [(200, 150), (160, 160), (97, 33), (1, 1), (1, 700), (500, 375), (2000, 1500)]
+    kinds = [('L', 'PNG'), ('RGB', 'JPEG'), ('RGBA', 'PNG'), ('P', 'GIF'), ('CMYK', 'JPEG'), ('I;16', 'PNG'), ('1', 'TIFF'), ('LA', 'PNG'), ('RGB', 'WEBP'), ('RGB', 'BMP')]
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        (width, height), (mode, kind) = sizes[i % len(sizes)], kinds[i % len(kinds)]
+        if mode == 'I;16':
+            image = Image.fromarray(rng.integers(0, 2**16, (height, width), np.uint16))
+        else:
+            small = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
+            image = small.resize((width, height), Image.Resampling.BICUBIC).convert(mode[:2] if mode == 'LA' else mode)
+        exif = Image.Exif()
+        exif[0x0112] = i % 8 + 1
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **({'exif': exif} if kind in ('JPEG', 'PNG', 'WEBP', 'TIFF') else {}))
+        yield f'{i:02}.{kind.lower()}', buffer.getvalue()
+
+
+def test_one_way_in_training_prediction_and_the_file(network, classifier, tmp_path):
+    for name, content in odd_pictures():
+        (tmp_path / name).write_bytes(content)
+    answers = classifier.predict(tmp_path)
+    assert len(answers) == 40 and not any(answer.error for answer in answers)
+    photos = [read_photo(answer.path, 96) for answer in answers]
+    trained = tf.stack([format_example(photo, 0, 96)[0] for photo in photos])
+    formatted = np.stack([format_photo(photo, 96) for photo in photos])
+    assert np.array_equal(formatted, trained)
+    features = keras.Model(network.inputs[0], network.layers[-2].output)
+    assert difference(features(formatted, training=False), features(trained, training=False)) <= 1e-5
+    expected = expected_probabilities(network, photos)
+    assert difference([list(answer.probabilities.values()) for answer in answers], expected) <= TOLERANCE
+    in_file = tf.function(classifier.model, input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)])
+    assert difference(np.concatenate([in_file(photo[None]) for photo in photos]), expected) <= TOLERANCE
 
 
 def test_large_jpegs_are_read_as_in_training(network, classifier, tmp_path):
     """At a reduced size, then resized like any other."""
     large = Image.fromarray(random_photos([(40, 60)])[0]).resize((1800, 1200), Image.Resampling.BICUBIC)
     large.save(tmp_path / 'large.jpg')
-    answer, = predict_photos(classifier, [tmp_path / 'large.jpg'])
+    answer = classifier.predict(tmp_path / 'large.jpg')
     reduced = read_photo(tmp_path / 'large.jpg', 96)
     assert reduced.shape == (300, 450, 3)
     expected = expected_probabilities(network, [reduced])[0]
     assert difference(list(answer.probabilities.values()), expected) <= TOLERANCE
+
+
+def test_an_explanation_names_the_answer(classifier, folder):
+    answer, figure = classifier.predict(folder / '0.png'), classifier.explain(folder / '0.png')
+    assert f'{answer.class_name}, {answer.probability:.3f}' in [axis.get_title() for axis in figure.axes]
+    with pytest.raises(InputError, match='text.jpg'):
+        classifier.explain(folder / 'text.jpg')
+
+
+def test_evaluation_agrees_with_the_report_of_chapter_04(pets):
+    keras.utils.set_random_seed(0)
+    network = tiny(keras.layers.Conv2D(4, 3))
+    network.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    network.histories = {}
+    data, classifier = load_data(pets, image_size=32), Classifier.from_network(network, PETS[:2])
+    theirs, ours = report(network, data)['test'], classifier.evaluate(data).results
+    assert {key: ours[key] for key in ('n', 'confusion', 'accuracy', 'interval')} == {key: theirs[key] for key in ('n', 'confusion', 'accuracy', 'interval')}
+    assert abs(ours['loss'] - theirs['loss']) < 1e-5
+
+
+def test_paths_labels_and_probabilities_stay_together(pets):
+    classifier = Classifier.from_network(tiny(), PETS[:2])
+    evaluation = classifier.evaluate(pets)
+    assert len(evaluation.paths) == 60 and len(set(evaluation.paths)) == 60
+    for i in (0, 17, 59):
+        assert os.path.basename(os.path.dirname(evaluation.paths[i])) == PETS[evaluation.labels[i]]
+        assert difference(evaluation.probabilities[i], list(classifier.predict(evaluation.paths[i]).probabilities.values())) <= 1e-6
+
+
+def test_classes_that_the_classifier_does_not_know(pets):
+    with pytest.raises(InputError, match=r'photos of dog, but the classifier knows bird, cat: give photos of these') as error:
+        Classifier.from_network(tiny(), ['bird', 'cat']).evaluate(pets)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('wrong', [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3)), np.zeros((5, 5, 4), np.uint8), np.zeros((0, 5, 3), np.uint8)])
+def test_arrays_that_are_no_photos(classifier, wrong):
+    with pytest.raises(InputError, match='is no photo'):
+        classifier.predict(wrong)

@@ -6,48 +6,39 @@
 __all__ = ['FINE_TUNE_FROM', 'base_model']
 
 # %% ../nbs/01_base_model.ipynb #cell002
-import os
-from pathlib import Path
-
 import keras
 
-from .efficientnet_lite0 import efficientnet_lite0
-from .offline import InputError, require_network, unknown_name
+from .bases import BASES, build_base, require_weights, weights_path
+from .offline import InputError, unknown_name
 
 # %% ../nbs/01_base_model.ipynb #cell016
-FINE_TUNE_FROM = {
-    'mobilenet_v2': 'block_11_expand_BN',
-    'efficientnet_lite0': 'block_11_expand',
-}
+FINE_TUNE_FROM = {name: base.fine_tune_from for name, base in BASES.items()}
 
-# %% ../nbs/01_base_model.ipynb #cell018
-def _mobilenet_v2(image_size: int, weights: str | None) -> keras.Model:
-    if weights == 'imagenet':
-        rows = image_size if image_size in (96, 128, 160, 192, 224) else 224
-        name = f'mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{rows}_no_top.h5'
-        home = Path(os.environ.get('KERAS_HOME', Path.home() / '.keras'))
-        if not (home / 'models' / name).exists():
-            require_network('https://storage.googleapis.com', f'{name}, the ImageNet weights of mobilenet_v2,')
-    shape = (image_size, image_size, 3)
-    return keras.applications.MobileNetV2(input_shape=shape, include_top=False, weights=weights)
-
-# %% ../nbs/01_base_model.ipynb #cell020
+# %% ../nbs/01_base_model.ipynb #cell019
 def base_model(
-    name: str,  # 'mobilenet_v2' or 'efficientnet_lite0'
-    image_size: int = 160,  # pixels a side, 32 or more
+    name: str,  # one of `BASES`, such as 'mobilenet_v2' or 'efficientnet_lite0'
+    image_size: int | None = 160,  # pixels a side; None for the size that the network was trained at
     weights: str | None = 'imagenet',  # 'imagenet', or None for random weights
 ) -> keras.Model:
     """Return a network without its top: float32 `(n, image_size, image_size, 3)` in [-1, 1] to `(n, rows, columns, channels)`.
 
-    Raises `InputError` for an unknown name, a size or weights that do not exist, and for weights that are
-    neither on this machine nor can be downloaded. Sources: Sandler et al., 'MobileNetV2', 2018, arXiv:1801.04381;
-    Tan and Le, 'EfficientNet', 2019, arXiv:1905.11946.
+    Raises `InputError` for an unknown name, a size or weights that do not exist, and for weights that are neither
+    on this machine nor can be downloaded. Sources: keras.io/api/applications names the paper of each network;
+    for the tutorial's, Sandler et al., 'MobileNetV2', 2018, arXiv:1801.04381.
     """
-    if name not in FINE_TUNE_FROM:
-        raise unknown_name('base', name, FINE_TUNE_FROM)
-    if image_size < 32:
-        raise InputError(f'an image size of {image_size} is too small: 32 pixels or more are needed')
+    if name not in BASES:
+        raise unknown_name('base', name, BASES)
+    base = BASES[name]
+    size = base.image_size if image_size is None else image_size
+    if size < base.family.smallest:
+        raise InputError(f'an image size of {size} is too small for {name}: {base.family.smallest} pixels or more are needed')
     if weights not in ('imagenet', None):
         raise InputError(f"there are no weights {weights!r}: give 'imagenet', or None for random weights")
-    build = {'mobilenet_v2': _mobilenet_v2, 'efficientnet_lite0': efficientnet_lite0}[name]
-    return build(image_size, weights)
+    if weights is None or base.keras_name is None:
+        return build_base(base, size, weights)
+    require_weights(base, size)
+    try:
+        return build_base(base, size, weights)
+    except Exception as error:  # Keras raises plain `Exception` for a download that fails, `ValueError` or `OSError` for a bad file
+        path = weights_path(base, size)
+        raise InputError(f'the ImageNet weights of {name} cannot be loaded ({error}): delete {path} and try again') from error

@@ -1,0 +1,137 @@
+"""Exports answer like the original, run without TensorFlow where they can, and what is no export is refused in one line."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from transfer_cvd import exports
+from transfer_cvd.exports import FORMATS, READERS, export_classifier, load_exported, open_classifier
+from transfer_cvd.offline import InputError
+from transfer_cvd.serving import Classifier
+
+RUN_ALONE = '''
+import sys
+from transfer_cvd.exports import open_classifier
+answers = open_classifier(sys.argv[1]).predict(sys.argv[2])
+loaded = sorted({name.split('.')[0] for name in sys.modules} & {'tensorflow', 'keras', 'sklearn', 'scipy', 'matplotlib'})
+print(len(answers), [answer.class_name for answer in answers if answer.class_name not in ('cat', 'dog')], loaded)
+'''
+
+
+@pytest.fixture(scope='module')
+def classifier():
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.Conv2D(8, 3, strides=2), keras.layers.BatchNormalization(), keras.layers.ReLU(6),
+                                keras.layers.DepthwiseConv2D(3), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)])
+    return Classifier.from_network(network, ['cat', 'dog'], facts={'seed': 3})
+
+
+@pytest.fixture(scope='module')
+def written(classifier, pets, tmp_path_factory):
+    """The folder with an export in each format, and what was said of each."""
+    folder = tmp_path_factory.mktemp('exports')
+    data = {'onnx': None, 'openvino': pets / 'cat'}
+    return folder, {format: export_classifier(classifier, format, folder / format, data.get(format, pets)) for format in FORMATS}
+
+
+def probabilities(answer):
+    return np.array(list(answer.probabilities.values()))
+
+
+def test_what_is_written_and_said(written):
+    folder, made = written
+    assert sorted(os.listdir(folder)) == ['litert.tflite', 'litert_float16.tflite', 'litert_int8.tflite', 'onnx.onnx', 'openvino.bin', 'openvino.xml', 'saved_model']
+    assert {export.n for export in made.values()} == {60, 30, 100}
+    assert made['onnx'].source == 'drawn pictures' and made['openvino'].source.endswith('pets/cat')
+    assert (made['openvino'].accuracy, made['onnx'].accuracy) == (None, made['onnx'].original_accuracy)
+    assert made['saved_model'].n == 60 and made['litert_int8'].n == 30 and made['saved_model'].accuracy == made['saved_model'].original_accuracy
+    assert made['openvino'].bytes == sum((folder / f'openvino.{kind}').stat().st_size for kind in ('xml', 'bin'))
+    for export in made.values():
+        assert export.difference <= {'litert_int8': 0.1, 'litert_float16': 1e-2}.get(export.format, 1e-5)
+        assert re.search(r'on \d+ photos \(.*\) probabilities differ by at most', str(export))
+
+
+def test_each_is_used_like_the_original(written, classifier, pets):
+    expected = [probabilities(answer) for answer in classifier.predict(pets)]
+    for export in written[1].values():
+        loaded = open_classifier(export.path)
+        assert (loaded.class_names, loaded.image_size, loaded.facts) == (['cat', 'dog'], 64, {'seed': 3})
+        found = [probabilities(answer) for answer in loaded.predict(pets)]
+        assert np.abs(np.array(found) - expected).max() <= max(2 * export.difference, 1e-5)
+        assert loaded.evaluate(pets).results['n'] == 60
+
+
+@pytest.mark.parametrize('format', ['litert', 'onnx', 'openvino'])
+def test_no_tensorflow_is_loaded_to_predict(written, pets, format):
+    done = subprocess.run([sys.executable, '-c', RUN_ALONE, written[1][format].path, pets], capture_output=True, text=True)
+    assert done.stdout == '60 [] []\n', done.stderr
+
+
+def test_litert_has_no_operation_but_its_own(written):
+    from ai_edge_litert.interpreter import Interpreter
+
+    for export in written[1].values():
+        if export.path.suffix == '.tflite':
+            operations = {operation['op_name'] for operation in Interpreter(str(export.path))._get_ops_details()}
+            assert operations and not any('flex' in name.lower() or name == 'CUSTOM' for name in operations)
+
+
+def test_the_saved_model_takes_photos_of_any_size(written, classifier):
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(written[1]['saved_model'].path)
+    for size in ((50, 90), (64, 64), (200, 31)):
+        photo = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+        assert np.abs(loaded.serve(photo[None]).numpy()[0] - probabilities(classifier.predict(photo))).max() <= 1e-5
+
+
+def test_what_is_no_export(written, tmp_path):
+    folder = written[0]
+    for kind in (*READERS, '.txt', ''):
+        (tmp_path / f'empty{kind}').touch()
+        (tmp_path / f'text{kind}').write_text('no model')
+    for name in ('litert.tflite', 'onnx.onnx', 'openvino.xml'):
+        whole = (folder / name).read_bytes()
+        for tenth in range(1, 10):
+            (tmp_path / f'cut{tenth}{name}').write_bytes(whole[:len(whole) * tenth // 10])
+    (tmp_path / 'folder').mkdir()
+    shutil.copytree(folder / 'saved_model', tmp_path / 'no graph')
+    os.remove(tmp_path / 'no graph' / 'saved_model.pb')
+    for path in [*tmp_path.iterdir(), tmp_path / 'none.onnx']:
+        with pytest.raises(InputError, match='give a model.keras') as error:
+            load_exported(path)
+        assert str(path) in str(error.value) and '\n' not in str(error.value)
+
+
+def test_nothing_is_left_of_an_export_that_differs(classifier, pets, tmp_path, monkeypatch):
+    (tmp_path / 'pets.tflite').write_text('an older one')
+    answers = exports.original_answers
+    monkeypatch.setattr(exports, 'original_answers', lambda *given: answers(*given) + 2e-4)
+    with pytest.raises(RuntimeError, match='other probabilities than the original, by 0.0002'):
+        export_classifier(classifier, 'litert', tmp_path / 'pets', pets)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [('pets.tflite', 'an older one')]
+
+
+@pytest.mark.parametrize('package, format', [('ai_edge_litert', 'litert'), ('tf2onnx', 'onnx'), ('openvino', 'openvino')])
+def test_a_missing_package_is_named_with_its_extra(classifier, written, tmp_path, monkeypatch, package, format):
+    find = exports.importlib.util.find_spec
+    monkeypatch.setattr(exports.importlib.util, 'find_spec', lambda name: None if name in (package, 'onnxruntime') else find(name))
+    for use in (lambda: export_classifier(classifier, format, tmp_path / 'pets'), lambda: load_exported(written[1][format].path)):
+        with pytest.raises(InputError, match=r"needs the package \w+: pip install 'transfer_cvd\[export\]'"):
+            use()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('path, message', [('nowhere/pets', 'No such file or directory'), ('used', 'is in use')])
+def test_where_it_cannot_be_written(classifier, pets, tmp_path, path, message):
+    (tmp_path / 'used').mkdir()
+    (tmp_path / 'used' / 'note').write_text('mine')
+    with pytest.raises(InputError, match=message):
+        export_classifier(classifier, 'saved_model', tmp_path / path, pets)
+    assert os.listdir(tmp_path) == ['used'] and json.dumps(os.listdir(tmp_path / 'used')) == '["note"]'

@@ -1,0 +1,162 @@
+"""Near-duplicates follow the oldest of them, no class loses a split by it, and the tables say what was done and why."""
+import csv
+import os
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from transfer_cvd.near_duplicates import find_groups, follow_oldest, write_skipped, write_splits
+from transfer_cvd.photos import BORDERS, PhotoFolder, place, split_at, split_warnings
+
+
+def folder(bursts, given='', seed=0):
+    """Photos of two classes, `bursts` [(label, size), ...], and features in which those of one burst are alike; older ones come first."""
+    rng = np.random.default_rng(seed)
+    labels, names, features = [], [], []
+    for number, (label, size) in enumerate(bursts):
+        middle = rng.normal(size=64)
+        for i in range(size):
+            labels.append(label)
+            names.append(f'{("cat", "dog")[label]}/{number:03} {i}.jpg')
+            features.append(middle + 0.05 * rng.normal(size=64))
+    places = [place(name.encode().ljust(16), seed) for name in names]
+    splits = [split_at(at) for at in places]
+    found = PhotoFolder(class_names=['cat', 'dog'], paths=names, labels=np.array(labels), splits=splits, skipped=[],
+                        origin=['given' if split in given.split() else 'content' for split in splits], places=places,
+                        times=list(range(len(names))), warnings=['one line'])
+    return found, np.array(features, np.float32)
+
+
+def bursts_of(found):
+    """The position of each photo's burst, from its name."""
+    return np.array([int(path[4:7]) for path in found.paths])
+
+
+def test_moves_are_counted_and_each_has_its_reason():
+    found, features = folder(60 * [(0, 1)] + 60 * [(1, 1)] + 20 * [(0, 4)] + 20 * [(1, 3)])
+    followed, groups = follow_oldest(found, features)
+    burst = bursts_of(found)
+    assert len(groups) == 40 and all(len(set(burst[group])) == 1 for group in groups)
+    expected = [found.splits[np.flatnonzero(burst == number)[0]] for number in burst]
+    assert followed.splits == expected
+    moves = sum(before != after for before, after in zip(found.splits, followed.splits))
+    assert 20 < moves == sum(before != after for before, after in zip(found.splits, expected))
+    assert Counter(why.split(' of ')[0] for why in followed.origin) == {'content': 160, 'duplicate': 100}
+    for i, why in enumerate(followed.origin):
+        oldest = found.paths[np.flatnonzero(burst == burst[i])[0]]
+        assert why == ('content' if found.paths[i] == oldest else f'duplicate of {oldest}')
+    assert followed.warnings == ['one line'] and found.origin == 260 * ['content']
+
+
+def test_the_time_decides_and_then_the_path():
+    found, features = folder(30 * [(0, 1)] + 30 * [(1, 1)] + [(0, 3)])
+    found.splits[-3:] = ['train', 'test', 'validation']
+    for times, expected in (((3, 1, 2), 'test'), ((3, 3, 3), 'train'), ((3, 2, 1), 'validation')):
+        found.times[-3:] = times
+        assert follow_oldest(found, features)[0].splits[-3:] == 3 * [expected]
+
+
+def test_added_copies_move_nothing_else():
+    found, features = folder(50 * [(0, 2)] + 50 * [(1, 2)])
+    first = bursts_of(found)
+    alone = [i for i in range(len(first)) if i == 0 or first[i] != first[i - 1]]
+    originals = PhotoFolder(found.class_names, [found.paths[i] for i in alone], found.labels[alone], [found.splits[i] for i in alone], [],
+                            len(alone) * ['content'], [found.places[i] for i in alone], [found.times[i] for i in alone], [])
+    before, _ = follow_oldest(originals, features[alone])
+    after, _ = follow_oldest(found, features)
+    assert [after.splits[i] for i in alone] == before.splits
+
+
+@pytest.mark.parametrize('seed', range(30))
+def test_no_class_loses_a_split(seed):
+    rng = np.random.default_rng(seed)
+    found, features = folder([(label, int(size)) for label in (0, 1) for size in rng.integers(1, 9, rng.integers(3, 8))], seed=seed)
+    for label in (0, 1):
+        found.splits[np.flatnonzero(found.labels == label)[-1]] = 'test'
+    had = {split: dict(counts) for split, counts in found.counts.items()}
+    followed, groups = follow_oldest(found, features)
+    assert all(bool(followed.counts[split][name]) == bool(n) for split, counts in had.items() for name, n in counts.items())
+    assert all(len({followed.splits[i] for i in group}) == 1 for group in groups)
+
+
+def test_a_class_of_one_burst_stays_and_is_told():
+    found, features = folder(40 * [(0, 1)] + [(1, 40)])
+    followed, groups = follow_oldest(found, features)
+    assert followed.splits == found.splits and followed.origin == found.origin and len(groups) == 1
+    assert 'the class dog has 1 photos that are not near-duplicates' in followed.warnings[1]
+    assert '1 groups of near-duplicates stand in more than one split' in followed.warnings[2]
+
+
+def test_few_photos_are_told_of_the_new_splits():
+    found, features = folder(40 * [(0, 1)] + 4 * [(1, 2)])
+    found.splits[-8:], found.times[-8:] = ['train', 'test', 'train', 'test', 'validation', 'train', 'test', 'validation'], range(8)
+    found.warnings += split_warnings(found)
+    assert 'dog has 8 photos, 3 of them in test' in found.warnings[1]
+    followed, _ = follow_oldest(found, features)
+    assert 'dog has 8 photos, 2 of them in test' in followed.warnings[1] and len(followed.warnings) == 2
+
+
+@pytest.mark.parametrize('given', ['test', 'train validation test'])
+def test_given_splits_stay_and_leaks_are_counted(given):
+    found, features = folder(40 * [(0, 3)] + 40 * [(1, 3)], given)
+    followed, groups = follow_oldest(found, features)
+    stays = [i for i, why in enumerate(found.origin) if why == 'given']
+    assert all(followed.splits[i] == found.splits[i] and followed.origin[i] == 'given' for i in stays)
+    assert [split == 'test' for split in followed.splits] == [split == 'test' for split in found.splits]
+    leaks = sum(len({followed.splits[i] for i in group}) > 1 for group in groups)
+    assert leaks > 10 and f'{leaks} groups of near-duplicates stand in more than one split' in followed.warnings[1]
+
+
+def test_groups_across_classes_are_told():
+    found, features = folder(40 * [(0, 1)] + 39 * [(1, 1)] + [(1, 3)])
+    features[0] = features[-1]
+    followed, groups = follow_oldest(found, features)
+    assert len(groups) == 1 and followed.splits[0] == found.splits[0] and followed.origin[0] == 'content'
+    assert '1 groups of near-duplicates are in more than one class (such as cat/000 0.jpg and dog/079 0.jpg)' in followed.warnings[-1]
+
+
+@pytest.mark.parametrize('alike', [False, True])
+def test_memory_is_bounded(alike):
+    features = np.random.default_rng(0).normal(size=(6000, 32)).astype(np.float32)
+    features[1::2] = features[::2] + 0.01  # and with `alike` all pairs, 18 million, are over the threshold
+    tracemalloc.start()
+    groups = find_groups(np.abs(features[:1] if alike else features) + np.zeros((6000, 1), np.float32), 0.9999)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6
+    assert len(groups) == 1 if alike else len(groups) >= 2500
+
+
+@pytest.mark.parametrize('features, expected', [
+    (np.zeros((0, 8), np.float32), []), (np.zeros((1, 8), np.float32), []), (np.zeros((5, 8), np.float32), []), (np.ones((3, 8), np.float32), [[0, 1, 2]]),
+])
+def test_few_rows(features, expected):
+    assert find_groups(features) == expected
+
+
+def test_tables(tmp_path):
+    found, _ = folder(4 * [(0, 1)] + 4 * [(1, 1)])
+    found.paths[0], found.splits[:3] = os.fsdecode(b'a,"b"\n\xff \xf0\x9f\x90\xa6.jpg'), list(BORDERS)
+    found.skipped = [('c\\n.jpg', 'it is cut short'), ('d, e', 'the file is empty')]
+    for _ in range(2):  # the second time over the first
+        write_splits(tmp_path / 'splits.csv', found)
+        write_skipped(tmp_path / 'skipped.csv', found)
+    with open(tmp_path / 'splits.csv', encoding='utf-8', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0].items()) == [('path', 'a,"b"\\n\\xff 🐦.jpg'), ('class', 'cat'), ('split', 'train'), ('origin', 'content')]
+    assert [row['split'] for row in rows] == found.splits
+    with open(tmp_path / 'skipped.csv', encoding='utf-8', newline='') as file:
+        assert list(csv.reader(file)) == [['path', 'reason'], *map(list, found.skipped)]
+    assert sorted(os.listdir(tmp_path)) == ['skipped.csv', 'splits.csv']
+
+
+def test_no_half_table_is_left(tmp_path):
+    found, _ = folder([(0, 3)])
+    write_splits(tmp_path / 'splits.csv', found)
+    before = (tmp_path / 'splits.csv').read_bytes()
+    found.labels = np.array([0, 0, 7])  # there is no class 7
+    with pytest.raises(IndexError):
+        write_splits(tmp_path / 'splits.csv', found)
+    assert os.listdir(tmp_path) == ['splits.csv'] and (tmp_path / 'splits.csv').read_bytes() == before

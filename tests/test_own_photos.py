@@ -1,0 +1,107 @@
+"""A folder of one's own: uneven classes, a burst, a broken file; trained without a word about epochs."""
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+
+from transfer_cvd.drawn_pets import draw_pet
+from transfer_cvd.own_photos import PENALTIES, choose_penalty, class_weights, cross_validate, group_numbers
+
+
+@pytest.fixture(scope='module')
+def untidy(tmp_path_factory):
+    """42 cats, of which three are the same shot in other qualities, 12 dogs, and a text that is called a photo."""
+    folder = tmp_path_factory.mktemp('untidy') / 'pets'
+    for name, number in (('cat', 40), ('dog', 12)):
+        (folder / name).mkdir(parents=True)
+        for i in range(number):
+            Image.fromarray(draw_pet(name, np.random.default_rng(i))).save(folder / name / f'{i:02}.jpg', quality=95)
+    for quality in (60, 80):
+        Image.open(folder / 'cat/00.jpg').save(folder / f'cat/00-{quality}.jpg', quality=quality)
+    (folder / 'dog/text.jpg').write_text('this is no picture')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def own_run(untidy, tmp_path_factory):
+    from transfer_cvd.runs import run
+
+    folder = tmp_path_factory.mktemp('own') / 'run'
+    folder.mkdir()
+    run(folder, untidy, fine_tune_epochs=0)
+    return folder
+
+
+def rows(path):
+    with path.open(newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+def test_files(own_run):
+    assert sorted(path.name for path in own_run.iterdir()) == [
+        'confusion.png', 'curves.png', 'history.csv', 'mistakes.png', 'model.keras', 'report.json', 'skipped.csv', 'splits.csv']
+
+
+def test_the_burst_is_on_one_side(own_run):
+    report = json.loads((own_run / 'report.json').read_text())
+    assert [[path.rsplit('/', 1)[1] for path in group] for group in report['near_duplicates']] == [['00-60.jpg', '00-80.jpg', '00.jpg']]
+    burst = [row for row in rows(own_run / 'splits.csv') if '/cat/00' in row['path']]
+    assert len(burst) == 3 and len({row['split'] for row in burst}) == 1
+    assert sum(row['origin'].startswith('duplicate of ') for row in burst) == 2
+
+
+def test_every_file_is_accounted_for(own_run, untidy):
+    split, skipped = rows(own_run / 'splits.csv'), rows(own_run / 'skipped.csv')
+    assert sorted(row['path'] for row in split + skipped) == sorted(str(path) for path in untidy.rglob('*') if path.is_file())
+    assert [row['path'].rsplit('/', 1)[1] for row in skipped] == ['text.jpg'] and skipped[0]['reason']
+    counts = json.loads((own_run / 'report.json').read_text())['data']['counts']
+    for name in ('train', 'validation', 'test'):
+        assert sum(row['split'] == name for row in split) == sum(counts[name].values()) > 0
+
+
+def test_few_photos_are_cross_validated(own_run):
+    report = json.loads((own_run / 'report.json').read_text())
+    measured = report['cross_validation']
+    assert measured['n'] == 54 and measured['folds'] == 5
+    low, high = measured['interval']
+    assert low < measured['accuracy'] < high and measured['accuracy'] > 0.8
+
+
+def test_uneven_classes_are_weighed(own_run):
+    weights = json.loads((own_run / 'report.json').read_text())['class_weights']
+    assert weights['dog'] > 3 * weights['cat']
+
+
+def test_equal_classes_are_not_weighed():
+    assert class_weights(np.array([0, 1, 0, 1, 1])) is None
+    assert class_weights(np.repeat([0, 1, 2], [8, 2, 4])) == {0: 14 / 24, 1: 14 / 6, 2: 14 / 12}
+
+
+def test_the_head_is_the_one_that_scikit_learn_finds():
+    """On features that no line separates, the chosen penalty is neither end, and predicts better than both."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    features = rng.normal(size=(200, 60)).astype(np.float32) + labels[:, None] * 0.3
+    further = rng.normal(size=(2000, 60)).astype(np.float32) + (np.arange(2000) % 2)[:, None] * 0.3
+    chosen = choose_penalty(features, labels, np.arange(200))
+    assert chosen not in (PENALTIES[0], PENALTIES[-1])
+
+    def loss(penalty):
+        probabilities = LogisticRegression(C=1 / penalty, max_iter=1000).fit(features, labels).predict_proba(further)
+        return -np.log(probabilities[np.arange(2000), np.arange(2000) % 2]).mean()
+
+    assert loss(chosen) < min(loss(PENALTIES[0]), loss(PENALTIES[-1]))
+
+
+def test_near_duplicates_do_not_vouch_for_each_other():
+    """Labels that follow from nothing: copies kept together, cross-validation says chance; torn apart, it would say otherwise."""
+    rng = np.random.default_rng(1)
+    shots, labels = rng.normal(size=(60, 30)), np.arange(60) % 2
+    features = (np.repeat(shots, 5, axis=0) + rng.normal(scale=0.01, size=(300, 30))).astype(np.float32)
+    groups = group_numbers(300, [list(range(i, i + 5)) for i in range(0, 300, 5)])
+    honest = cross_validate(features, np.repeat(labels, 5), groups)['accuracy']
+    leaking = cross_validate(features, np.repeat(labels, 5), np.arange(300))['accuracy']
+    assert honest < 0.65 < leaking
