@@ -42,7 +42,7 @@ def rows(path):
 
 def test_files(own_run):
     assert sorted(path.name for path in own_run.iterdir()) == [
-        'confusion.png', 'curves.png', 'history.csv', 'mistakes.png', 'model.keras', 'report.json', 'skipped.csv', 'splits.csv']
+        'confusion.png', 'curves.png', 'history.csv', 'mistakes.png', 'model.keras', 'report.html', 'report.json', 'skipped.csv', 'splits.csv']
 
 
 def test_the_burst_is_on_one_side(own_run):

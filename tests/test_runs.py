@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def test_files(finished_run):
-    names = ['confusion.png', 'curves.png', 'history.csv', 'mistakes.png', 'model.keras', 'report.json', 'skipped.csv', 'splits.csv']
+    names = ['confusion.png', 'curves.png', 'history.csv', 'mistakes.png', 'model.keras', 'report.html', 'report.json', 'skipped.csv', 'splits.csv']
     assert sorted(path.name for path in finished_run.iterdir()) == names
     for name in ('confusion.png', 'curves.png', 'mistakes.png'):
         assert min(Image.open(finished_run / name).size) > 200

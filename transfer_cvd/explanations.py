@@ -20,6 +20,12 @@ from .drawn_pets import POSES, SCENES, Canvas, Head, Place, choose_pet, draw_bod
 from .predicting import format_photo
 
 # %% ../nbs/19_explanations.ipynb #cell007
+def _spread(heat: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    "Enlarge a map to the size of its pictures. Where its outermost places lie on the pictures' edge, they stay there."
+    on_edge = heat.shape[1] > 1 and (size[0] - 1) % (heat.shape[1] - 1) == 0
+    return tf.raw_ops.ResizeBilinear(images=heat, size=size, align_corners=on_edge, half_pixel_centers=not on_edge)
+
+
 def _both(logits: tf.Tensor) -> tf.Tensor:
     "A logit for each class, of two classes too."
     return tf.concat([-logits, logits], axis=1) if logits.shape[1] == 1 else logits
@@ -31,7 +37,7 @@ def _score(logits: tf.Tensor, classes: Sequence[int] | None) -> tf.Tensor:
     classes = tf.argmax(logits, axis=1) if classes is None else tf.cast(classes, tf.int64)
     return tf.gather(logits, classes, batch_dims=1)
 
-
+# %% ../nbs/19_explanations.ipynb #cell009
 def grad_cam(
     network: keras.Model,  # a base that ends in a map of features, pooling, a dense layer that gives logits, as `add_head` makes it
     images: np.ndarray,  # float32 (n, height, width, 3) in [-1, 1], of the size that the network takes
@@ -52,10 +58,10 @@ def grad_cam(
         score = _score(logits, classes)
     weights = tf.reduce_mean(tape.gradient(score, features), axis=(1, 2), keepdims=True)
     heat = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1, keepdims=True))
-    heat = tf.image.resize(heat, images.shape[1:3])[..., 0]
+    heat = _spread(heat, images.shape[1:3])[..., 0]
     return tf.math.divide_no_nan(heat, tf.reduce_max(heat, axis=(1, 2), keepdims=True)).numpy()
 
-# %% ../nbs/19_explanations.ipynb #cell013
+# %% ../nbs/19_explanations.ipynb #cell017
 def _copy(layer: keras.Layer) -> keras.Layer:
     "The same layer for any size of picture, with new weights."
     if isinstance(layer, keras.Sequential):  # ConvNeXt holds some, and their size is fixed too
@@ -73,7 +79,7 @@ def enlarged(
     base.set_weights(old.get_weights())
     return keras.Sequential([base, *head])
 
-# %% ../nbs/19_explanations.ipynb #cell017
+# %% ../nbs/19_explanations.ipynb #cell021
 def _formatted(photos: Sequence[np.ndarray], network: keras.Model) -> np.ndarray:
     return np.stack([format_photo(photo, network.input_shape[1]) for photo in photos])
 
@@ -82,10 +88,10 @@ def explain_photos(
     network: keras.Model,  # as `add_head` makes it
     photos: Sequence[np.ndarray],  # uint8 (height, width, 3), of any sizes
     classes: Sequence[int] | None = None,  # the class of each photo that is asked about, by default the predicted one
-    image_size: int | None = None,  # pixels a side at which it looks, by default twice the network's own
+    image_size: int | None = None,  # pixels a side at which it looks, by default twice the network's own and one
 ) -> list[np.ndarray]:
-    """Return `grad_cam` of each photo, float32 `(height, width)` in [0, 1]. The default class is the one that `network` itself predicts."""
-    large = enlarged(network, image_size or 2 * network.input_shape[1])
+    """Return `grad_cam` of each photo, float32 `(height, width)` in [0, 1]. The default class is the one that `network` itself predicts at its own size."""
+    large = enlarged(network, image_size or 2 * network.input_shape[1] + 1)
     heats = []
     for start in range(0, len(photos), 16):
         part = slice(start, start + 16)
@@ -98,7 +104,7 @@ def explain_photos(
         heats += [tf.image.resize(heat[..., None], photo.shape[:2])[..., 0].numpy() for heat, photo in zip(found, photos[part])]
     return heats
 
-# %% ../nbs/19_explanations.ipynb #cell020
+# %% ../nbs/19_explanations.ipynb #cell024
 def overlay(
     photo: np.ndarray,  # uint8 (height, width, 3)
     heat: np.ndarray,  # float (height, width) in [0, 1]
@@ -109,7 +115,7 @@ def overlay(
     opacity = 0.75 * heat[..., None]
     return (grey * (1 - opacity) + colour * opacity).round().astype(np.uint8)
 
-# %% ../nbs/19_explanations.ipynb #cell022
+# %% ../nbs/19_explanations.ipynb #cell026
 def draw_explanation(
     photo: np.ndarray,  # uint8 (height, width, 3)
     heat: np.ndarray,  # float (height, width) in [0, 1]
@@ -128,7 +134,7 @@ def draw_explanation(
     plt.close(figure)
     return figure
 
-# %% ../nbs/19_explanations.ipynb #cell026
+# %% ../nbs/19_explanations.ipynb #cell030
 def draw_explanations(
     photos: Sequence[np.ndarray],  # uint8 (height, width, 3), of any sizes
     heats: Sequence[np.ndarray],  # float (height, width) in [0, 1], one a photo
@@ -146,7 +152,7 @@ def draw_explanations(
     plt.close(figure)
     return figure
 
-# %% ../nbs/19_explanations.ipynb #cell030
+# %% ../nbs/19_explanations.ipynb #cell034
 def _extent(pet, parts) -> tuple[np.ndarray, np.ndarray]:
     "The two corners of the box around an animal, in head radii."
     points = np.concatenate([part.points for part in parts]) * (-1 if pet.mirrored else 1, 1)
@@ -184,7 +190,7 @@ def pet_in_corner(
     picture, other = draw(background), draw((background + 0.5) % 1)
     return np.asarray(to_image(picture)), (np.abs(picture - other) < 0.02).all(axis=0)
 
-# %% ../nbs/19_explanations.ipynb #cell035
+# %% ../nbs/19_explanations.ipynb #cell039
 def share_inside(
     heats: np.ndarray,  # (n, height, width)
     masks: np.ndarray,  # bool (n, height, width)
@@ -197,10 +203,11 @@ def share_inside(
 
 
 def boxes(
-    masks: np.ndarray,  # bool (n, height, width)
+    masks: np.ndarray,  # bool (n, height, width), none of them empty
 ) -> np.ndarray:
     """Return the smallest upright box around each mask as a mask, bool `(n, height, width)`."""
-    filled = np.maximum.accumulate, lambda mask, axis: np.flip(np.maximum.accumulate(np.flip(mask, axis), axis), axis)
-    rows, columns = masks.any(axis=2), masks.any(axis=1)
-    rows, columns = (np.logical_and(*(fill(line, 1) for fill in filled)) for line in (rows, columns))
-    return rows[:, :, None] & columns[:, None, :]
+    filled = np.zeros_like(masks)
+    for mask, box in zip(masks, filled):
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1] = True
+    return filled

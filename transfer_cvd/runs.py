@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import keras
+import matplotlib.pyplot as plt
 
 from .activations import layer_position
 from .base_model import FINE_TUNE_FROM, base_model
@@ -25,6 +26,7 @@ from transfer_cvd.own_photos import (
     MAX_RATIO, class_weights, cross_validate, folder_features, group_numbers, rows_of, settle_splits, train_head_fully,
 )
 from .photos import printable
+from .report_page import write_report_page
 from .serving import Classifier
 from .summary import plot_confusion, plot_history, plot_mistakes, predict_batches, report
 
@@ -104,13 +106,14 @@ def write_run(
     watch: Stopwatch,  # running
     found: dict,  # what else the report is to hold
 ) -> dict:
-    """Use the test photos; write model.keras, report.json, history.csv and the pictures, for a folder also splits.csv and skipped.csv; return the report."""
+    """Use the test photos; write model.keras, report.json, report.html, history.csv and the pictures, for a folder also splits.csv and skipped.csv; return the report."""
     predictions = predict_batches(model, data.test)
     watch.lap('test')
     plot_history(model.histories).savefig(folder / 'curves.png', dpi=120)
-    plot_confusion(predictions, data.class_names).savefig(folder / 'confusion.png', dpi=120)
-    mistakes = plot_mistakes(predictions, data.raw_test, data.class_names)
-    mistakes.savefig(folder / 'mistakes.png', dpi=120, bbox_inches='tight')
+    with plt.rc_context({'text.parse_math': False}):  # a class may have a dollar sign in its name
+        plot_confusion(predictions, data.class_names).savefig(folder / 'confusion.png', dpi=120)
+        mistakes = plot_mistakes(predictions, data.raw_test, data.class_names)
+        mistakes.savefig(folder / 'mistakes.png', dpi=120, bbox_inches='tight')
     write_history(folder / 'history.csv', model.histories)
     if data.photos:
         write_splits(folder / 'splits.csv', data.photos)
@@ -122,6 +125,8 @@ def write_run(
     photos = [image.numpy() for image, _ in data.raw_test.take(8)]
     Classifier.from_network(model, data.class_names, facts).save(folder / 'model.keras', photos)
     watch.lap('model file')
+    write_report_page(folder / 'report.html', results, predictions, data, model)
+    watch.lap('page')
     (folder / 'report.json').write_text(json.dumps(results, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
     return results
 

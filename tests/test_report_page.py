@@ -1,0 +1,157 @@
+"""The page of a run: whole, safe with strange names, and right in a real browser on a phone and on a desk."""
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from transfer_cvd.data import Data
+from transfer_cvd.feature_extraction import add_head
+from transfer_cvd.predicting import score
+from transfer_cvd.report_page import choose_shown, show_confused, write_report_page
+from transfer_cvd.summary import Predictions, versions
+
+NAMES = ['<img src=x onerror=alert(1)>', '"owl" & \'elk\' $classes', 'كلب 🐕']
+BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+PER_CLASS = 15
+
+# A page that shows the report in a frame, clicks on a cell of its matrix, and writes down what it saw.
+PROBE = '''<!DOCTYPE html><iframe src="report.html" width="{width}" height="900"></iframe><pre></pre><script>
+const frame = document.querySelector('iframe');
+frame.onload = () => {
+  const page = frame.contentDocument, look = id => frame.contentWindow.getComputedStyle(page.getElementById(id)).display;
+  const before = look('cell-0-1');
+  const cell = page.querySelector('a[href="#cell-0-1"]');
+  cell.focus();
+  const focused = page.activeElement === cell;
+  cell.click();
+  setTimeout(() => {
+    const saw = {before, focused, after: look('cell-0-1'), other: look('cell-0-0'), wide: page.documentElement.scrollWidth,
+      photos: [...page.querySelectorAll('#cell-0-1 small bdi:last-child')].map(name => name.textContent),
+      broken: [...page.images].filter(image => image.loading != 'lazy' && !image.naturalWidth).length, injected: page.querySelectorAll('img[src=x]').length};
+    document.querySelector('pre').textContent = JSON.stringify(saw);
+  }, 200);
+};
+</script>'''
+
+
+class Seen(HTMLParser):
+    """The tags of a page with their attributes."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def values(self, tag, key):
+        return [attributes.get(key) for name, attributes in self.tags if tag in (name, '*') and (key in attributes or tag != '*')]
+
+
+def stage(n):
+    falling = np.linspace(0.9, 0.3, n).tolist()
+    return {'loss': falling, 'val_loss': falling, 'accuracy': falling[::-1], 'val_accuracy': falling[::-1], 'learning_rate': 1e-4}
+
+
+@pytest.fixture(scope='module')
+def report(tmp_path_factory):
+    """A page on 45 photos of three classes with strange names; photos 0 to 3 are mistaken for class 1. Its path, and what it was made of."""
+    folder = tmp_path_factory.mktemp('report')
+    labels = np.arange(3 * PER_CLASS) // PER_CLASS
+    logits = np.random.default_rng(0).normal(0, 0.3, (len(labels), 3)).astype(np.float32)
+    logits[np.arange(len(labels)), np.where(np.arange(len(labels)) < 4, 1, labels)] += 4
+    pictures = np.random.default_rng(1).integers(0, 256, (len(labels), 40, 60, 3), np.uint8)
+    raw = tf.data.Dataset.from_tensor_slices((pictures, labels))
+    counts = {split: dict.fromkeys(NAMES, PER_CLASS) for split in ('train', 'validation', 'test')}
+    paths = {'test': [str(folder / f'photo <{i}> "{NAMES[label][:3]}".jpg') for i, label in enumerate(labels)]}
+    found = SimpleNamespace(warnings=['only <15> photos & few'], skipped=[])
+    data = Data(str(folder), raw, raw, raw, NAMES, counts, 32, photos=found, paths=paths)
+    predictions = Predictions(logits, labels)
+    model = add_head(keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3, strides=8)]), 3)
+    model.histories = {'feature_extraction': stage(10), 'fine_tuning': stage(1)}
+    done = {'epochs': 10, 'accuracy': 0.9}
+    results = {
+        'data': {'name': data.name, 'counts': counts}, 'class_names': NAMES, 'base': {'name': 'a base', 'image_size': 32},
+        'feature_extraction': done, 'fine_tuning': None, 'test': score(labels, predictions.probabilities, NAMES), 'seconds': {'data': 1.0}, 'seed': 3,
+        'skipped': [{'path': str(folder / 'a<b>.txt'), 'reason': 'it is cut short'}], 'near_duplicates': [[paths['test'][0], paths['test'][1]]],
+        'cross_validation': {'accuracy': 0.875, 'interval': (0.8, 0.9), 'n': 45}, 'class_weights': {NAMES[0]: 2.0}, 'versions': versions(),
+    }
+    write_report_page(folder / 'report.html', results, predictions, data, model)
+    return SimpleNamespace(folder=folder, page=(folder / 'report.html').read_text(encoding='utf-8'), predictions=predictions, data=data, results=results)
+
+
+def test_it_is_one_file_without_script(report):
+    seen = Seen(report.page)
+    assert [path.name for path in report.folder.iterdir()] == ['report.html']
+    assert not {'script', 'link', 'iframe', 'object'} & {tag for tag, _ in seen.tags}
+    assert all(source.startswith('data:image/jpeg;base64,') for source in seen.values('img', 'src'))
+    assert all(target.startswith('#') for target in seen.values('a', 'href'))
+    assert all(seen.values('img', 'alt'))
+    assert not any(key.startswith('on') for _, attributes in seen.tags for key in attributes)
+
+
+def test_links_lead_somewhere_and_ids_are_unique(report):
+    seen = Seen(report.page)
+    ids = [attributes['id'] for _, attributes in seen.tags if 'id' in attributes]
+    assert len(ids) == len(set(ids))
+    assert {target[1:] for target in seen.values('a', 'href')} <= set(ids)
+
+
+def test_it_says_what_the_results_say(report):
+    words = re.sub(r'<style>.*?</style>|<[^>]+>', '', report.page, flags=re.DOTALL)
+    test = report.results['test']
+    for wanted in (f'{test["accuracy"]:.1%}', f'{test["interval"][0]:.1%}', '87.5%', 'of 45 test photos', 'only &lt;15&gt; photos &amp; few', '1 file was left out',
+                   'a&lt;b&gt;.txt', 'it is cut short', '1 groups of near-duplicates', 'Seed 3', 'left out', '11 of 15', versions()['keras'], '$classes'):
+        assert wanted in words, wanted
+    assert str(report.folder.parent) not in report.page  # names are shown from the data's folder on
+
+
+def test_it_can_be_made_without_paths_model_or_mistakes(report):
+    right = Predictions(report.predictions.logits[4:], report.predictions.labels[4:])
+    raw = report.data.raw_test.skip(4)
+    data = Data('a data set', raw, raw, raw, NAMES, report.data.counts, 32)
+    results = report.results | {'test': score(right.labels, right.probabilities, NAMES)}
+    results = {name: value for name, value in results.items() if name not in ('near_duplicates', 'cross_validation')} | {'skipped': []}
+    path = report.folder.parent / 'other.html'
+    write_report_page(path, results, right, data)
+    page = path.read_text(encoding='utf-8')
+    assert 'test photo 1<' in page and 'There is none' in page and 'Grad-CAM' not in page and 'No file was left out' in page
+
+
+def test_a_limit_holds(report):
+    shown = choose_shown(report.predictions, 20)
+    assert len(shown) == 20 and set(shown[:4]) == {0, 1, 2, 3}
+    cells = {(report.predictions.labels[i], report.predictions.classes[i]) for i in shown}
+    assert cells == set(zip(report.predictions.labels, report.predictions.classes))  # something of each
+
+
+def test_confused_photos_are_shown_with_their_names(report):
+    figure = show_confused(NAMES[0], NAMES[1], report.predictions, report.data.raw_test, NAMES, report.data.paths['test'])
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert len(titles) == 4 and {title.split('>')[0] for title in titles} == {f'photo <{i}' for i in range(4)}
+
+
+@pytest.mark.skipif(not BROWSER, reason='no Chromium here')
+@pytest.mark.parametrize('width', [390, 1280])
+def test_in_a_browser(report, tmp_path, width):
+    shutil.copy(report.folder / 'report.html', tmp_path)
+    (tmp_path / 'probe.html').write_text(PROBE.replace('{width}', str(width)))
+    command = [BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update',
+               '--disable-sync', f'--user-data-dir={tmp_path / "profile"}', '--allow-file-access-from-files', '--enable-logging=stderr', '--v=0',
+               '--virtual-time-budget=5000', '--window-size=1400,1000', '--dump-dom', (tmp_path / 'probe.html').as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert [line for line in done.stderr.splitlines() if 'CONSOLE' in line] == []
+    saw = json.loads(unescape(re.search('<pre>(.*?)</pre>', done.stdout)[1]))
+    assert saw['before'] == 'none' and saw['after'] == 'block' and saw['other'] == 'none' and saw['focused']
+    assert saw['wide'] <= width  # nothing makes the page scroll sideways
+    assert sorted(saw['photos']) == [f'photo <{i}> "<im".jpg' for i in range(4)]
+    assert saw['broken'] == saw['injected'] == 0

@@ -1,0 +1,50 @@
+"""The pictures and figures of chapter 04 with more classes than the tutorial has."""
+import numpy as np
+import pytest
+
+from transfer_cvd.report_page import class_recalls, plot_per_class
+from transfer_cvd.summary import Predictions, plot_confusion
+
+
+def example(n_classes, n=600):
+    """Predictions of which some are wrong, and the names of the classes."""
+    rng = np.random.default_rng(n_classes)
+    labels = rng.integers(0, n_classes, n)
+    logits = rng.normal(0, 1, (n, n_classes)).astype(np.float32)
+    logits[np.arange(n), labels] += 3
+    return Predictions(logits, labels), [f'breed {i}' for i in range(n_classes)]
+
+
+@pytest.mark.parametrize('n_classes', [3, 12, 40])
+def test_a_confusion_matrix_that_can_be_read(n_classes):
+    predictions, names = example(n_classes)
+    figure = plot_confusion(predictions, names)
+    figure.canvas.draw()
+    axis = figure.axes[0]
+    numbers = [text for text in axis.texts if text.get_text()]
+    assert sum(int(text.get_text().split()[0]) for text in numbers) == 600
+    assert any('%' in text.get_text() for text in numbers) == (n_classes <= 12)  # shares are left to the shading
+    cell = axis.transData.transform([(0, 0), (1, 1)])
+    width, height = np.abs(cell[1] - cell[0])
+    boxes = [text.get_window_extent() for text in numbers]
+    assert max(box.width for box in boxes) < width and max(box.height for box in boxes) < height  # no number reaches into the next cell
+    ticks = [label.get_window_extent() for label in axis.get_yticklabels()]
+    assert all(upper.y0 >= lower.y1 - 1 for upper, lower in zip(ticks, ticks[1:]))  # nor a name into the next
+
+
+def test_recalls_are_those_of_the_matrix():
+    predictions, names = example(5)
+    recalls = {recall.name: recall for recall in class_recalls(predictions, names)}
+    for label, name in enumerate(names):
+        of_class = predictions.labels == label
+        assert recalls[name].share == pytest.approx((predictions.classes[of_class] == label).mean())
+        low, high = recalls[name].interval
+        assert low <= recalls[name].share <= high
+    assert [recall.share for recall in class_recalls(predictions, names)] == sorted(recall.share for recall in recalls.values())
+
+
+def test_bars_for_forty_classes_and_one_without_photos():
+    predictions, names = example(40)
+    figure = plot_per_class(predictions, [*names, 'none of these'])
+    figure.canvas.draw()
+    assert len(figure.axes[0].patches) == 40
