@@ -116,6 +116,12 @@ def test_a_figure_keeps_its_picture_and_other_cells_their_text():
     assert nb.cells[5].outputs[0].data == {'text/plain': '<PIL.Image.Image>'}
 
 
+def test_of_a_picture_in_two_formats_the_smaller_is_kept():
+    nb = notebook(('sheet', [shown(image_png=PHOTO * 2, image_jpeg=PHOTO, text_plain='<PIL.Image.Image>')], 'figure'))
+    notebooks.clean_outputs(nb)
+    assert nb.cells[1].outputs[0].data == {'image/jpeg': PHOTO, 'text/plain': '<PIL.Image.Image>'}
+
+
 def test_a_picture_pasted_into_prose_is_found():
     pasted = notebook(('1', [shown(text_plain='1')]))
     pasted.cells[0].attachments = {'rex.jpg': {'image/jpeg': PHOTO}}

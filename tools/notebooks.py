@@ -191,6 +191,9 @@ def clean_output(output: NotebookNode, figure: bool) -> NotebookNode | None:
         return output if output.text.strip() and (figure or not holds_picture(output)) else None
     kept = {mime: content for mime, content in output.data.items()
             if mime.startswith(('text/', 'image/')) and (figure or not is_picture(mime, content))}
+    pictures = sorted((mime for mime in kept if mime.startswith('image/')), key=lambda mime: len(kept[mime]))
+    for larger in pictures[1:]:  # the same picture in another format
+        del kept[larger]
     output.data = NotebookNode({mime: clean_text(content) if mime.startswith('text/') else content for mime, content in kept.items()})
     output.metadata = NotebookNode({mime: facts for mime, facts in output.metadata.items() if mime in kept})
     return output if kept else None
