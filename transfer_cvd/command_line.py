@@ -50,20 +50,15 @@ def load_tensorflow() -> None:
     """Import TensorFlow with memory that is reused, and without its messages about drivers and processors."""
     os.environ.setdefault('TF_CPU_ALLOCATOR_USE_BFC', '1')
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
+    from transfer_cvd.exports import quiet
+
+    with quiet():
         import absl.logging
         import tensorflow as tf
 
         absl.logging.set_verbosity('error')
         tf.constant(0)  # the first operation looks for devices
         tf.get_logger().setLevel('ERROR')
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 # %% ../nbs/21_command_line.ipynb #cell014
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
