@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from transfer_cvd.data import show_batch
 from transfer_cvd.report_page import class_recalls, plot_per_class
 from transfer_cvd.summary import Predictions, plot_confusion
 
@@ -48,3 +49,10 @@ def test_bars_for_forty_classes_and_one_without_photos():
     figure = plot_per_class(predictions, [*names, 'none of these'])
     figure.canvas.draw()
     assert len(figure.axes[0].patches) == 40
+
+
+def test_a_dollar_sign_in_a_name_is_no_formula():
+    predictions, names = example(3)
+    names = ['$\\frac{$', *names[1:]]
+    plot_confusion(predictions, names).canvas.draw()
+    show_batch([np.zeros((8, 8, 3), np.uint8)], [0], names).canvas.draw()

@@ -70,7 +70,7 @@ def show_batch(
         axis.axis('off')
     for i, (axis, (image, label)) in enumerate(zip(axes.flat, pairs)):
         axis.imshow(image if image.dtype == np.uint8 else np.clip((image + 1) / 2, 0, 1))
-        axis.set_title(titles[i] if titles else class_names[label], fontsize=9)
+        axis.set_title(titles[i] if titles else class_names[label], fontsize=9, parse_math=False)
     figure.tight_layout()
     plt.close(figure)
     return figure

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'SIDE', 'WIDTH', 'HEIGHT', 'LEFT', 'TOP', 'BOTTOM', 'MANY', 'LONGEST', 'HOW_TO_USE', 'STYLE', 'PARTS_STYLE',
-           'TABLE_STYLE', 'PAGE', 'Recall', 'class_recalls', 'plot_per_class', 'least_certain', 'worst_mistakes',
-           'plot_least_certain', 'show_confused', 'choose_shown', 'thumbnail', 'text', 'path_text', 'short_path',
-           'Photos', 'scale', 'headline', 'curves', 'confusion_table', 'cell_photos', 'recall_bars', 'what_was_trained',
+           'TABLE_STYLE', 'PAGE', 'Recall', 'class_recalls', 'plot_per_class', 'least_certain', 'plot_least_certain',
+           'show_confused', 'in_turn', 'choose_shown', 'thumbnail', 'text', 'path_text', 'short_path', 'Photos',
+           'scale', 'headline', 'curves', 'confusion_table', 'cell_photos', 'recall_bars', 'what_was_trained',
            'left_out', 'how_to_use', 'explained', 'choose_explained', 'write_report_page']
 
 # %% ../nbs/22_report_page.ipynb #cell002
 import base64
 import io
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -31,7 +31,7 @@ from .data import Data, show_batch
 from .explanations import explain_photos, overlay
 from .photos import printable
 from .predicting import accuracy_interval
-from .summary import Predictions
+from .summary import Predictions, photos_at, worst_mistakes
 
 # %% ../nbs/22_report_page.ipynb #cell010
 class Recall(NamedTuple):
@@ -84,23 +84,9 @@ def least_certain(
     predictions: Predictions,  # from `predict_batches`
 ) -> np.ndarray:
     """Return the positions of all photos, the one with the lowest probability for its predicted class first."""
-    return np.argsort(predictions.probabilities.max(axis=1), kind='stable')
-
-
-def worst_mistakes(
-    predictions: Predictions,  # from `predict_batches`
-) -> np.ndarray:
-    """Return the positions of the wrongly classified photos, the most certain mistake first."""
-    order = least_certain(predictions)[::-1]
-    return order[predictions.classes[order] != predictions.labels[order]]
+    return np.argsort(predictions.certainty, kind='stable')
 
 # %% ../nbs/22_report_page.ipynb #cell023
-def _fetch(raw: tf.data.Dataset, places: Iterable[int]) -> dict[int, np.ndarray]:
-    "The photos at these places, from one pass over all."
-    wanted = set(map(int, places))
-    return {i: photo.numpy() for i, (photo, _) in enumerate(raw.take(max(wanted, default=-1) + 1)) if i in wanted}
-
-
 def plot_least_certain(
     predictions: Predictions,  # from `predict_batches`
     raw: tf.data.Dataset,  # the photos behind them, in the same order, such as `data.raw_test`
@@ -109,10 +95,10 @@ def plot_least_certain(
 ) -> plt.Figure:
     """Draw the `n` photos of which the model is least certain, with what they are and what it says; return the figure."""
     places = least_certain(predictions)[:n]
-    photos, certainty = _fetch(raw, places), predictions.probabilities.max(axis=1)
-    titles = [f'{class_names[predictions.labels[i]]}: {class_names[predictions.classes[i]]} {certainty[i]:.3f}' for i in places]
+    photos = photos_at(raw, places)
+    titles = [f'{class_names[predictions.labels[i]]}: {class_names[predictions.classes[i]]} {predictions.certainty[i]:.3f}' for i in places]
     figure = show_batch([photos[i] for i in places], predictions.labels[places], class_names, n=n, titles=titles)
-    figure.suptitle(f'The least certain of {len(certainty):,} photos: what each is, and what was answered', y=1.02)
+    figure.suptitle(f'The least certain of {len(predictions.labels):,} photos: what each is, and what was answered', y=1.02)
     return figure
 
 # %% ../nbs/22_report_page.ipynb #cell027
@@ -127,16 +113,27 @@ def show_confused(
 ) -> plt.Figure:
     """Draw the photos of one cell of the confusion matrix, the most certain first, with their file names; return the figure."""
     cell = (predictions.labels == class_names.index(true)) & (predictions.classes == class_names.index(predicted))
-    certainty = predictions.probabilities.max(axis=1)
     places = [i for i in least_certain(predictions)[::-1] if cell[i]]
     names = [printable(os.path.basename(paths[i])) if paths else f'test photo {i + 1}' for i in places[:n]]
-    photos = _fetch(raw, places[:n])
-    titles = [f'{name}\n{certainty[i]:.3f}' for i, name in zip(places, names)]
+    photos = photos_at(raw, places[:n])
+    titles = [f'{name}\n{predictions.certainty[i]:.3f}' for i, name in zip(places, names)]
     figure = show_batch([photos[i] for i in places[:n]], predictions.labels[places[:n]], class_names, n=n, titles=titles)
     figure.suptitle(f'{true} taken for {predicted}: {len(places)} photos' if true != predicted else f'{true}, recognised: {len(places)} photos', y=1.02)
     return figure
 
 # %% ../nbs/22_report_page.ipynb #cell030
+def in_turn(
+    places: Iterable[int],  # positions of photos
+    groups: Sequence,  # what each photo belongs to, by position
+) -> list[int]:
+    """Return the first of `places` of each group, then the second of each, and so on."""
+    seen, turns = Counter(), {}
+    for i in places:
+        turns[i] = seen[groups[i]]
+        seen[groups[i]] += 1
+    return sorted(turns, key=turns.get)
+
+# %% ../nbs/22_report_page.ipynb #cell032
 LIMIT, SIDE = 300, 160  # photos in a page, and pixels along the longer side of each
 
 
@@ -145,16 +142,11 @@ def choose_shown(
     limit: int = LIMIT,  # photos
 ) -> list[int]:
     """Return the positions of at most `limit` photos: mistakes, the most certain first, the least certain, then some of each cell in turn."""
-    turn, seen = {}, defaultdict(int)
-    for i in least_certain(predictions)[::-1]:
-        cell = int(predictions.labels[i]), int(predictions.classes[i])
-        turn[int(i)] = seen[cell]
-        seen[cell] += 1
-    in_turn = sorted(turn, key=turn.get)
-    order = [*worst_mistakes(predictions).tolist(), *least_certain(predictions)[:12].tolist(), *in_turn]
+    uncertain, cells = least_certain(predictions).tolist(), list(zip(predictions.labels.tolist(), predictions.classes.tolist()))
+    order = [*worst_mistakes(predictions).tolist(), *uncertain[:12], *in_turn(uncertain[::-1], cells)]
     return list(dict.fromkeys(order))[:limit]
 
-# %% ../nbs/22_report_page.ipynb #cell034
+# %% ../nbs/22_report_page.ipynb #cell036
 def thumbnail(
     photo: np.ndarray,  # uint8 (height, width, 3)
 ) -> str:
@@ -165,7 +157,7 @@ def thumbnail(
     image.save(file, 'JPEG', quality=80)
     return f'data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}'
 
-# %% ../nbs/22_report_page.ipynb #cell038
+# %% ../nbs/22_report_page.ipynb #cell040
 def text(
     value: object,  # what to show
 ) -> str:
@@ -190,7 +182,7 @@ def short_path(
     inside = os.path.abspath(path).startswith(os.path.join(folder, ''))
     return os.path.relpath(path, folder) if inside else str(path)
 
-# %% ../nbs/22_report_page.ipynb #cell043
+# %% ../nbs/22_report_page.ipynb #cell045
 class Photos(NamedTuple):
     """The test photos as a page shows them."""
 
@@ -204,7 +196,7 @@ class Photos(NamedTuple):
         true, answer = (self.class_names[labels[i]] for labels in (self.predictions.labels, self.predictions.classes))
         said = f'{text(true)}, taken for <b>{text(answer)}</b>' if true != answer else f'<b>{text(true)}</b>'
         alt = f'{self.names[i]}: {true}' + (f', taken for {answer}' if true != answer else '')
-        probability = self.predictions.probabilities[i].max()
+        probability = self.predictions.certainty[i]
         return (f'<figure><img src="{picture or self.thumbnails[i]}" alt="{escape(printable(alt))}" loading="lazy">'
                 f'<figcaption>{said} <span class="p">{probability:.3f}</span><br><small>{path_text(self.names[i])}</small></figcaption></figure>')
 
@@ -212,7 +204,7 @@ class Photos(NamedTuple):
         """Those of the photos that are shown, as a gallery."""
         return f'<div class="photos">{"".join(self.card(i) for i in places if i in self.thumbnails)}</div>'
 
-# %% ../nbs/22_report_page.ipynb #cell048
+# %% ../nbs/22_report_page.ipynb #cell050
 def scale(
     share: float,  # a figure in [0, 1]
     interval: tuple[float, float],  # its interval
@@ -245,7 +237,7 @@ def headline(
                      f'{crossed["accuracy"]:.1%} ({low:.1%} to {high:.1%}).</p>')
     return ''.join(lines)
 
-# %% ../nbs/22_report_page.ipynb #cell053
+# %% ../nbs/22_report_page.ipynb #cell055
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 340, 220, 40, 14, 34  # of a picture of curves, in its own units
 
 
@@ -278,7 +270,7 @@ def curves(
     return (f'<figure class="curve"><figcaption>{key.capitalize()}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
             f'aria-label="{summary}">{"".join(parts)}<text x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 2}" text-anchor="middle">epoch</text></svg></figure>')
 
-# %% ../nbs/22_report_page.ipynb #cell058
+# %% ../nbs/22_report_page.ipynb #cell060
 MANY = 12  # with more classes than this, cells are small and have no shares
 
 
@@ -304,7 +296,7 @@ def confusion_table(
     return (f'<div class="box" tabindex="0" role="region" aria-label="Confusion matrix"><table{size}><caption>Rows: what the photo is. Columns: what was '
             f'answered.</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
 
-# %% ../nbs/22_report_page.ipynb #cell063
+# %% ../nbs/22_report_page.ipynb #cell065
 def cell_photos(
     photos: Photos,  # the test photos
 ) -> str:
@@ -322,7 +314,7 @@ def cell_photos(
                         f'<a href="#confusion">close</a></h3>{photos.cards(places)}</section>')
     return ''.join(sections)
 
-# %% ../nbs/22_report_page.ipynb #cell067
+# %% ../nbs/22_report_page.ipynb #cell069
 def recall_bars(
     recalls: Sequence[Recall],  # from `class_recalls`
 ) -> str:
@@ -333,7 +325,7 @@ def recall_bars(
     note = f'<p>Without test photos: {", ".join(empty)}.</p>' if empty else ''
     return f'<ul class="bars">{"".join(rows)}</ul>{note}'
 
-# %% ../nbs/22_report_page.ipynb #cell072
+# %% ../nbs/22_report_page.ipynb #cell074
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     "A table whose cells are HTML, the first of each row its heading."
     heads = ''.join(f'<th scope="col">{name}</th>' for name in header)
@@ -366,7 +358,7 @@ def what_was_trained(
     total = ' + '.join(f'{sum(split.values()):,}' for split in counts.values())
     return f'<dl>{terms}</dl>{_folded(f"Photos of each class ({total})", _table(["class", *counts], rows), len(rows))}'
 
-# %% ../nbs/22_report_page.ipynb #cell077
+# %% ../nbs/22_report_page.ipynb #cell079
 LONGEST = 200  # lines of a list in a page
 
 
@@ -389,7 +381,7 @@ def left_out(
         parts.append(_folded('Groups', _table(['group', 'photos'], rows) + more, len(rows)))
     return ''.join(parts)
 
-# %% ../nbs/22_report_page.ipynb #cell082
+# %% ../nbs/22_report_page.ipynb #cell084
 HOW_TO_USE = Template('''<p>On the command line, for photos and folders of photos:</p>
 <pre><code>transfer_cvd predict model.keras photo.jpg
 transfer_cvd explain model.keras photo.jpg --out explained.png</code></pre>
@@ -409,7 +401,7 @@ def how_to_use(
     """Return how to use the model file, on the command line and from Python."""
     return HOW_TO_USE.substitute(classes=', '.join(map(text, class_names)))
 
-# %% ../nbs/22_report_page.ipynb #cell085
+# %% ../nbs/22_report_page.ipynb #cell087
 STYLE = ''':root { color-scheme: light dark; --paper: #fdfcfa; --ink: #1c1e21; --muted: #5b6067; --line: #dedad2; --panel: #f3f0ea;
   --accent: #1d5b8f; --tint: 29 91 143; --on: #fff; --warm: #a8480f;
   --serif: "Iowan Old Style", "Palatino Linotype", Palatino, "Noto Serif", Georgia, serif; --sans: system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
@@ -441,7 +433,7 @@ pre { background: var(--panel); padding: .9rem 1.1rem; overflow-x: auto; font-si
 summary { cursor: pointer; margin-bottom: .75rem; }
 footer { color: var(--muted); font-size: .85rem; padding-top: 1.5rem; padding-bottom: 3rem; }'''
 
-# %% ../nbs/22_report_page.ipynb #cell087
+# %% ../nbs/22_report_page.ipynb #cell089
 PARTS_STYLE = '''.scale { display: block; position: relative; height: 1.25rem; max-width: 38rem;
   background: linear-gradient(var(--line), var(--line)) center / 100% 1px no-repeat; border: solid var(--line); border-width: 0 1px; }
 .scale i { position: absolute; top: 50%; transform: translateY(-50%); }
@@ -472,7 +464,7 @@ figcaption { font-size: .9rem; line-height: 1.35; padding-top: .4rem; overflow-w
 .curve figcaption { font-weight: 600; }
 .photos .p { color: var(--muted); white-space: nowrap; }'''
 
-# %% ../nbs/22_report_page.ipynb #cell089
+# %% ../nbs/22_report_page.ipynb #cell091
 TABLE_STYLE = '''.box { overflow-x: auto; max-width: 100%; margin-bottom: 1rem; }
 table { border-collapse: separate; border-spacing: 2px; }
 caption { caption-side: bottom; text-align: left; padding-top: .5rem; }
@@ -505,7 +497,7 @@ th { font-weight: 400; text-align: left; white-space: nowrap; }
 @media print { body { font-size: 10pt; } main > section { break-inside: avoid-page; display: block; } .cell { display: none !important; }
   figure, tr { break-inside: avoid; } .box { overflow: visible; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }'''
 
-# %% ../nbs/22_report_page.ipynb #cell091
+# %% ../nbs/22_report_page.ipynb #cell093
 PAGE = Template('''<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -537,7 +529,7 @@ def _warnings(warnings: Sequence[str]) -> str:
 def _section(name: str, title: str, content: str, kind: str = 'narrow') -> str:
     return f'<section id="{name}" class="{kind}"><h2>{title}</h2><div>{content}</div></section>'
 
-# %% ../nbs/22_report_page.ipynb #cell093
+# %% ../nbs/22_report_page.ipynb #cell095
 def explained(
     model: keras.Model,  # gives logits, as `add_head` makes it
     photos: Photos,  # the test photos
@@ -555,13 +547,9 @@ def choose_explained(
 ) -> list[int]:
     """Return positions of photos to explain: up to `n / 2` of the most certain mistakes, then photos classified correctly, each class in turn."""
     right = [i for i in choose_shown(predictions, len(predictions.labels)) if predictions.classes[i] == predictions.labels[i]]
-    turn = defaultdict(list)
-    for i in right:
-        turn[int(predictions.labels[i])].append(i)
-    in_turn = sorted(right, key=lambda i: turn[int(predictions.labels[i])].index(i))
-    return [*worst_mistakes(predictions)[:n // 2].tolist(), *in_turn][:n]
+    return [*worst_mistakes(predictions)[:n // 2].tolist(), *in_turn(right, predictions.labels.tolist())][:n]
 
-# %% ../nbs/22_report_page.ipynb #cell097
+# %% ../nbs/22_report_page.ipynb #cell099
 def _sections(results: dict, histories: dict[str, dict], photos: Photos, explanations: str) -> str:
     "The parts of the page, in order."
     mistakes = worst_mistakes(photos.predictions)
@@ -586,7 +574,7 @@ def _sections(results: dict, histories: dict[str, dict], photos: Photos, explana
     ]
     return '\n'.join(_section(*part) for part in parts if part[2])
 
-# %% ../nbs/22_report_page.ipynb #cell099
+# %% ../nbs/22_report_page.ipynb #cell101
 def _beside(path: Path, page: str) -> None:
     "Write the page beside its place and rename it."
     work = path.with_name(f'.{path.name}-{os.getpid()}')
@@ -607,7 +595,7 @@ def write_report_page(
     """Write the report as one HTML file that needs no network. At most 300 test photos are put into it, small."""
     chosen, names = choose_shown(predictions), data.class_names
     to_explain = choose_explained(predictions) if model else []
-    pixels = _fetch(data.raw_test, [*chosen, *to_explain])
+    pixels = photos_at(data.raw_test, [*chosen, *to_explain])
     known = data.paths.get('test')
     photo_names = [short_path(p, data.name) for p in known] if known else [f'test photo {i + 1}' for i in range(len(predictions.labels))]
     photos = Photos(predictions, names, photo_names, {i: thumbnail(pixels[i]) for i in chosen})

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import keras
-import matplotlib.pyplot as plt
 
 from .activations import layer_position
 from .base_model import FINE_TUNE_FROM, base_model
@@ -22,9 +21,8 @@ from .feature_extraction import train_head
 from .fine_tuning import fine_tune
 from .near_duplicates import write_skipped, write_splits
 from .offline import InputError, defaults
-from transfer_cvd.own_photos import (
-    MAX_RATIO, class_weights, cross_validate, folder_features, group_numbers, rows_of, settle_splits, train_head_fully,
-)
+from .own_photos import MAX_RATIO, class_weights, cross_validate, folder_features
+from .own_photos import group_numbers, rows_of, settle_splits, train_head_fully
 from .photos import printable
 from .report_page import write_report_page
 from .serving import Classifier
@@ -110,10 +108,9 @@ def write_run(
     predictions = predict_batches(model, data.test)
     watch.lap('test')
     plot_history(model.histories).savefig(folder / 'curves.png', dpi=120)
-    with plt.rc_context({'text.parse_math': False}):  # a class may have a dollar sign in its name
-        plot_confusion(predictions, data.class_names).savefig(folder / 'confusion.png', dpi=120)
-        mistakes = plot_mistakes(predictions, data.raw_test, data.class_names)
-        mistakes.savefig(folder / 'mistakes.png', dpi=120, bbox_inches='tight')
+    plot_confusion(predictions, data.class_names).savefig(folder / 'confusion.png', dpi=120)
+    mistakes = plot_mistakes(predictions, data.raw_test, data.class_names)
+    mistakes.savefig(folder / 'mistakes.png', dpi=120, bbox_inches='tight')
     write_history(folder / 'history.csv', model.histories)
     if data.photos:
         write_splits(folder / 'splits.csv', data.photos)
