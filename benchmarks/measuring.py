@@ -6,21 +6,48 @@ import threading
 import time
 from datetime import date
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+
+import psutil
 
 RESULTS = Path(__file__).parent / 'results'
 PACKAGES = ('tensorflow', 'keras', 'numpy', 'tensorflow-datasets', 'pillow')
+FEATURES = ('avx2', 'avx512f', 'avx512_bf16', 'amx_tile')  # of a processor, those that decide how fast a network runs
 
 
-def conditions() -> str:
-    """Date, machine and versions, one line of Markdown."""
-    versions = ', '.join(f'{name} {version(name)}' for name in PACKAGES)
+def processor(described: Path = Path('/proc/cpuinfo')) -> str:
+    """The processor's name and which of the `FEATURES` it has, 'AMD EPYC, avx2', where the system tells; else the kind of machine."""
+    lines = described.read_text().splitlines() if described.exists() else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in lines)}
+    flags = facts.get('flags', '').split()
+    return ', '.join([facts.get('model name', platform.machine()), *(name for name in FEATURES if name in flags)])
+
+
+def conditions(*packages: str) -> str:
+    """Date, machine and versions, one line of Markdown; of further `packages` those that are installed are named too."""
+    versions = ', '.join(f'{name} {version(name)}' for name in [*PACKAGES, *filter(find_spec, packages)])
     cores = len(os.sched_getaffinity(0))
-    return f'{date.today()}, {cores} cores ({platform.machine()}), Python {platform.python_version()}, {versions}'
+    return f'{date.today()}, {cores} cores ({processor()}), Python {platform.python_version()}, {versions}'
+
+
+def anonymous_memory(process: int) -> float:
+    """Gigabytes of anonymous memory (memory maps of files are not counted) that a process and its children hold; 0 once it has ended."""
+    kilobytes = 0
+    try:
+        for each in [process, *(child.pid for child in psutil.Process(process).children(recursive=True))]:
+            status = Path(f'/proc/{each}/status').read_text()
+            kilobytes += next((int(line.split()[1]) for line in status.splitlines() if line.startswith('RssAnon')), 0)
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):  # one of them has just ended
+        pass
+    return kilobytes * 1024 / 1e9
 
 
 class PeakMemory:
-    """The largest amount of anonymous memory (memory maps of files are not counted) this process held, sampled ten times a second."""
+    """The largest amount of anonymous memory a process and its children held, by default this process, sampled ten times a second."""
+
+    def __init__(self, process: int | None = None):
+        self.process = process or os.getpid()
 
     def __enter__(self):
         self.gigabytes, self._done = 0.0, threading.Event()
@@ -30,13 +57,17 @@ class PeakMemory:
 
     def _sample(self):
         while not self._done.wait(0.1):
-            status = Path('/proc/self/status').read_text()
-            kilobytes = int(next(line for line in status.splitlines() if line.startswith('RssAnon')).split()[1])
-            self.gigabytes = max(self.gigabytes, kilobytes * 1024 / 1e9)
+            self.gigabytes = max(self.gigabytes, anonymous_memory(self.process))
 
     def __exit__(self, *_):
         self._done.set()
         self._thread.join()
+
+
+def slices(photos: int) -> dict[str, str]:
+    """Splits with so many training photos, and an eighth of it each for validation and testing: with 8,000 of 10,000 those of the tutorial."""
+    eighth = photos // 8
+    return {'train': f'train[:{photos}]', 'validation': f'train[-{2 * eighth}:-{eighth}]', 'test': f'train[-{eighth}:]'}
 
 
 class Rows:

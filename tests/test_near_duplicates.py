@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from scipy.sparse.csgraph import connected_components
 
 from transfer_cvd.near_duplicates import find_groups, follow_oldest, write_skipped, write_splits
 from transfer_cvd.photos import BORDERS, PhotoFolder, place, split_at, split_warnings
@@ -25,7 +26,7 @@ def folder(bursts, given='', seed=0):
     splits = [split_at(at) for at in places]
     found = PhotoFolder(class_names=['cat', 'dog'], paths=names, labels=np.array(labels), splits=splits, skipped=[],
                         origin=['given' if split in given.split() else 'content' for split in splits], places=places,
-                        times=list(range(len(names))), warnings=['one line'])
+                        times=list(range(len(names))), warnings=['one line'], contents=names)
     return found, np.array(features, np.float32)
 
 
@@ -63,7 +64,8 @@ def test_added_copies_move_nothing_else():
     first = bursts_of(found)
     alone = [i for i in range(len(first)) if i == 0 or first[i] != first[i - 1]]
     originals = PhotoFolder(found.class_names, [found.paths[i] for i in alone], found.labels[alone], [found.splits[i] for i in alone], [],
-                            len(alone) * ['content'], [found.places[i] for i in alone], [found.times[i] for i in alone], [])
+                            len(alone) * ['content'], [found.places[i] for i in alone], [found.times[i] for i in alone], [],
+                            [found.contents[i] for i in alone])
     before, _ = follow_oldest(originals, features[alone])
     after, _ = follow_oldest(found, features)
     assert [after.splits[i] for i in alone] == before.splits
@@ -127,6 +129,22 @@ def test_memory_is_bounded(alike):
     tracemalloc.stop()
     assert peak < 300e6
     assert len(groups) == 1 if alike else len(groups) >= 2500
+
+
+@pytest.mark.parametrize('rank', [300, 40])  # features without any pattern, and such as are mixtures of 40
+@pytest.mark.parametrize('threshold', [0.6, 0.88, 0.999])
+def test_groups_are_those_of_all_cosines(rank, threshold):
+    rng = np.random.default_rng(rank)
+    features = np.maximum(rng.normal(size=(1500, rank)) @ rng.normal(size=(rank, 300)), 0)
+    for i in range(0, 600, 3):  # copies that differ more and more, and copies of copies
+        features[i + 1:i + 3] = features[i:i + 2] + i / 600 * features.mean() * rng.normal(size=(2, 300))
+    features = features.astype(np.float32)
+    unit = features.astype(float) / np.linalg.norm(features.astype(float), axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    assert np.abs(cosines - threshold).min() > 1e-7  # so that rounding decides nowhere
+    _, component = connected_components(cosines >= threshold)
+    expected = [group for i in range(1500) if len(group := np.flatnonzero(component == i).tolist()) > 1]
+    assert expected and find_groups(features, threshold) == expected
 
 
 @pytest.mark.parametrize('features, expected', [

@@ -17,19 +17,28 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from tqdm import tqdm
 
-from .data import Data, data_from_photos, read_photos
-from .feature_extraction import add_head, compile_classifier, freeze, pooled_features
+from .activations import split_base
+from .data import Data, data_from_photos
+from .feature_extraction import add_head, compile_classifier, freeze, pooled
 from .near_duplicates import follow_oldest
 from .predicting import accuracy_interval
+from .store import NoRoom, Store, Wanted, keep
 
 # %% ../nbs/23_own_photos.ipynb #cell008
 def folder_features(
     base: keras.Model,  # the network without its top
     data: Data,  # from a folder of photos
+    store: Store | None = None,  # where activations are kept, by default `Store()`
+    fine_tune_from: str | None = None,  # the layer that fine-tuning will begin with, if there will be any
 ) -> np.ndarray:
     """Return the pooled features of each photo in `data.photos`, in that order, float32 `(n, channels)`."""
-    photos = read_photos(data.photos.paths, data.photos.labels, data.image_size)
-    return pooled_features(base, data.batches(photos), 'features of all photos')[0]
+    store, features = store or Store(), Wanted(pooled(base))
+    if fine_tune_from:
+        try:
+            return keep(store, data, 'train', features, Wanted(split_base(base, fine_tune_from)[0], store.dtype))[0].values
+        except NoRoom:
+            pass  # fine-tuning will say so and go the long way
+    return keep(store, data, 'train', features)[0].values
 
 
 def rows_of(
@@ -126,6 +135,7 @@ def train_head_fully(
     features: np.ndarray,  # from `folder_features`
     groups: list[list[int]] = (),  # places of near-duplicates in `data.photos`
     class_weight: dict[int, float] | None = None,  # what a photo of each label counts
+    dropout: float = 0.0,  # of the head; it has no part in this training, only in a later one
 ) -> keras.Model:
     """Train a new head on `features` to the end, with a penalty chosen by cross-validation, and return the whole model.
 
@@ -142,7 +152,7 @@ def train_head_fully(
             probabilities = regression.predict_proba(features[rows])
             history[f'{prefix}loss'].append(log_loss(labels[rows], probabilities, labels=regression.classes_))
             history[f'{prefix}accuracy'].append(regression.score(features[rows], labels[rows]))
-    model = compile_classifier(add_head(freeze(base), len(data.class_names), data.seed), learning_rate=1e-4)
+    model = compile_classifier(add_head(freeze(base), len(data.class_names), data.seed, dropout), learning_rate=1e-4)
     model.layers[-1].set_weights([regression.coef_.T, regression.intercept_])
     model.histories = {'feature_extraction': history | {'learning_rate': None, 'penalty': chosen}}
     return model

@@ -8,10 +8,10 @@ __all__ = ['MAX_BYTES', 'EXTRA', 'BRANDS', 'MAX_PIXELS', 'SUFFIXES', 'LITTER', '
            'to_rgb', 'shrink', 'heif_reader', 'reason_of', 'decode_photo', 'read_photo', 'is_ignored', 'look_into',
            'files_below', 'Listed', 'Listing', 'find_roots', 'list_folder', 'list_table', 'content_hash', 'place',
            'split_at', 'fill_splits', 'assign_splits', 'plain_jpeg_strip', 'check_sound', 'Facts', 'examine',
-           'default_memory', 'recall', 'remember', 'tell_apart', 'examine_all', 'Examined', 'examine_listing',
-           'check_broken', 'check_not_empty', 'check_different', 'set_aside_contradictory', 'PhotoFolder',
-           'to_distribute', 'split_photos', 'class_warnings', 'split_warnings', 'copy_warnings', 'check_trained',
-           'find_photos']
+           'default_memory', 'recall', 'replacing', 'remember', 'tell_apart', 'examine_all', 'Examined',
+           'examine_listing', 'check_broken', 'check_not_empty', 'check_different', 'set_aside_contradictory',
+           'PhotoFolder', 'to_distribute', 'split_photos', 'class_warnings', 'split_warnings', 'copy_warnings',
+           'check_trained', 'find_photos']
 
 # %% ../nbs/13_photos.ipynb #cell003
 import contextlib
@@ -21,8 +21,8 @@ import importlib
 import io
 import json
 import os
+import secrets
 import stat
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -501,24 +501,43 @@ def recall(
         return {}
 
 # %% ../nbs/13_photos.ipynb #cell114
+@contextlib.contextmanager
+def replacing(
+    path: str | Path,  # a file; one that is there is replaced
+) -> Iterator[Path]:
+    """Give a path to write to, beside `path` and with its suffix; at the end it is renamed to `path`, or removed after an error.
+
+    Whatever happens, even a power cut, `path` is the old file or a whole new one. An `OSError` while it is written (a
+    full disk, no permission) becomes an `InputError`.
+    """
+    path = Path(path)
+    beside = path.with_name(f'.{path.stem}-{secrets.token_hex(4)}{path.suffix}')
+    try:
+        yield beside
+        with beside.open('r+b') as file:
+            os.fsync(file.fileno())  # its content is on the disk before its name is
+        beside.replace(path)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise InputError(f'cannot write {printable(path)} ({reason}): choose another place') from None
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+
+# %% ../nbs/13_photos.ipynb #cell119
 def remember(
     memory: Path,  # the file; its folder is made
     facts: dict[str, Facts],  # by absolute path; added to what is remembered
 ) -> None:
     """Write what was found, if that is possible."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, InputError):
         if memory.exists() and not memory.is_file():
             return
         memory.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=memory.parent, prefix='.', suffix='.json')
-        try:
-            with open(handle, 'w') as file:
-                json.dump({'readers': _readers(), 'photos': recall(memory) | facts}, file)
-            os.replace(beside, memory)
-        finally:
-            Path(beside).unlink(missing_ok=True)
+        with replacing(memory) as beside:
+            beside.write_text(json.dumps({'readers': _readers(), 'photos': recall(memory) | facts}))
 
-# %% ../nbs/13_photos.ipynb #cell119
+# %% ../nbs/13_photos.ipynb #cell124
 def _with_rest(path: str, facts: Facts) -> Facts:
     "The facts with the hash made longer by that of all bytes."
     try:
@@ -535,7 +554,7 @@ def tell_apart(
     return {path: _with_rest(path, facts) for path, facts in found.items() if facts.content and len(facts.content) == 32
             and alike[facts.content] > 1}
 
-# %% ../nbs/13_photos.ipynb #cell122
+# %% ../nbs/13_photos.ipynb #cell127
 def _is_current(path: str, facts: Facts | None) -> bool:
     "Whether a file still has the size and time that are remembered."
     try:
@@ -563,7 +582,7 @@ def examine_all(
         remember(memory, learned)
     return [facts[os.path.abspath(path)] for path in paths]
 
-# %% ../nbs/13_photos.ipynb #cell126
+# %% ../nbs/13_photos.ipynb #cell131
 class Examined(NamedTuple):
     """What is known of a listed file once it was examined."""
 
@@ -574,7 +593,7 @@ class Examined(NamedTuple):
     content: bytes  # the hash, from `content_hash`
     reason: str  # why it cannot be used, '' if it can
 
-# %% ../nbs/13_photos.ipynb #cell127
+# %% ../nbs/13_photos.ipynb #cell132
 def examine_listing(
     listing: Listing,  # what there is
     memory: Path,  # what is remembered is not read again
@@ -583,7 +602,7 @@ def examine_listing(
     facts = examine_all([photo.path for photo in listing.photos], memory)
     return [Examined(*photo, fact.time, bytes.fromhex(fact.content), fact.reason) for photo, fact in zip(listing.photos, facts)]
 
-# %% ../nbs/13_photos.ipynb #cell129
+# %% ../nbs/13_photos.ipynb #cell134
 def check_broken(
     source: str | Path,  # for the message
     examined: list[Examined],  # all that look like photos
@@ -598,7 +617,7 @@ def check_broken(
             f'(the first is {printable(broken[0].path)}: {broken[0].reason}): repair or remove them, or raise max_broken'
         )
 
-# %% ../nbs/13_photos.ipynb #cell133
+# %% ../nbs/13_photos.ipynb #cell138
 def check_not_empty(
     source: str | Path,  # for the message
     listing: Listing,  # what there is
@@ -612,7 +631,7 @@ def check_not_empty(
                 f'add some, or remove the sub-folder'
             )
 
-# %% ../nbs/13_photos.ipynb #cell136
+# %% ../nbs/13_photos.ipynb #cell141
 def check_different(
     source: str | Path,  # for the message
     names: list[str],  # of the classes
@@ -629,7 +648,7 @@ def check_different(
                 f'{"".join(reasons[:1])}: add some, at least 3 are needed, or remove it if it is no class'
             )
 
-# %% ../nbs/13_photos.ipynb #cell141
+# %% ../nbs/13_photos.ipynb #cell146
 CONTRADICTORY = 'the same photo is in another class too'
 
 
@@ -643,7 +662,7 @@ def set_aside_contradictory(
     return [photo._replace(reason=CONTRADICTORY) if not photo.reason and len(labels[photo.content]) > 1 else photo
             for photo in photos]
 
-# %% ../nbs/13_photos.ipynb #cell145
+# %% ../nbs/13_photos.ipynb #cell150
 @dataclass
 class PhotoFolder:
     """The sound photos of a folder or a table, in its order: `paths[i]` has the label `labels[i]` and is in `splits[i]`."""
@@ -657,6 +676,7 @@ class PhotoFolder:
     places: list[float]  # in [0, 1), from `place`
     times: list[int]  # of the files' last changes, in nanoseconds since 1970
     warnings: list[str]  # one line each
+    contents: list[str]  # hexadecimal, the same for identical photos
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -664,7 +684,7 @@ class PhotoFolder:
         counted = Counter(zip(self.splits, self.labels.tolist()))
         return {split: {name: counted[split, label] for label, name in enumerate(self.class_names)} for split in BORDERS}
 
-# %% ../nbs/13_photos.ipynb #cell149
+# %% ../nbs/13_photos.ipynb #cell154
 def to_distribute(
     given: set[str],  # the splits that were given, '' for photos without one
 ) -> tuple[str, tuple[str, ...]]:
@@ -674,7 +694,7 @@ def to_distribute(
     missing = [split for split in ('validation', 'test') if split not in given]
     return 'train', ('train', *missing)
 
-# %% ../nbs/13_photos.ipynb #cell152
+# %% ../nbs/13_photos.ipynb #cell157
 def split_photos(
     photos: list[Examined],  # all that can be used
     seed: int = 0,  # another seed gives other splits
@@ -696,7 +716,7 @@ def split_photos(
         result.append((split, 'content' if split == by_content else 'nearest'))
     return result
 
-# %% ../nbs/13_photos.ipynb #cell156
+# %% ../nbs/13_photos.ipynb #cell161
 def class_warnings(
     names: list[str],  # of the classes
 ) -> list[str]:
@@ -709,7 +729,7 @@ def class_warnings(
     return warnings + [f'the classes {" and ".join(group)} differ by case only: if they are one class, put them into one folder'
                        for group in alike.values() if len(group) > 1]
 
-# %% ../nbs/13_photos.ipynb #cell159
+# %% ../nbs/13_photos.ipynb #cell164
 FEW = 10  # photos of a class
 
 
@@ -729,7 +749,7 @@ def split_warnings(
                             f'its recall is 100%, with a 95% interval from {tests / (tests + 1.96**2):.0%}: add photos')
     return warnings
 
-# %% ../nbs/13_photos.ipynb #cell163
+# %% ../nbs/13_photos.ipynb #cell168
 def copy_warnings(
     photos: list[Examined],  # all that look like photos
 ) -> list[str]:
@@ -747,7 +767,7 @@ def copy_warnings(
         warnings.append(f'{len(apart)} photos are in two classes and are left out (the first is {printable(apart[0].path)})')
     return warnings
 
-# %% ../nbs/13_photos.ipynb #cell166
+# %% ../nbs/13_photos.ipynb #cell171
 def check_trained(
     source: str | Path,  # for the message
     found: PhotoFolder,  # its `counts` are looked at
@@ -757,7 +777,7 @@ def check_trained(
         if not count:
             raise InputError(f'the class {name} in {printable(source)} has no photos in train: add some, or remove it elsewhere')
 
-# %% ../nbs/13_photos.ipynb #cell169
+# %% ../nbs/13_photos.ipynb #cell174
 def find_photos(
     source: str | Path,  # a folder with one sub-folder of photos per class, perhaps per split and class, or a .csv file
     seed: int = 0,  # decides the splits
@@ -790,6 +810,7 @@ def find_photos(
         places=[place(photo.content, seed) for photo in sound],
         times=[photo.time for photo in sound],
         warnings=class_warnings(listing.names) + copy_warnings(examined),
+        contents=[photo.content.hex() for photo in sound],
     )
     check_trained(source, found)
     found.warnings += split_warnings(found)

@@ -87,12 +87,15 @@ def versions() -> dict[str, str]:
 
 
 def _stage(histories: dict, name: str) -> dict | None:
-    "Validation figures at the end of a stage, its epochs and its learning rate; None if there was no such stage."
+    "Validation figures of the weights that a stage ended with, its epochs and its learning rate; None if there was no such stage."
     if name not in histories:
         return None
     stage = histories[name]
-    return {'loss': stage['val_loss'][-1], 'accuracy': stage['val_accuracy'][-1],
-            'epochs': len(stage['loss']), 'learning_rate': stage['learning_rate']}
+    facts = {'epochs': len(stage['loss']), 'learning_rate': stage['learning_rate']}
+    kept = stage.get('kept', len(stage['loss']))
+    if kept == 0:  # no epoch was better than the start
+        return _stage(histories, 'feature_extraction') | facts | {'kept': 0}
+    return {'loss': stage['val_loss'][kept - 1], 'accuracy': stage['val_accuracy'][kept - 1]} | facts | ({'kept': kept} if 'kept' in stage else {})
 
 # %% ../nbs/04_summary.ipynb #cell019
 def report(

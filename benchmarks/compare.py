@@ -1,0 +1,326 @@
+"""The tutorial as written (as_written.py) against `transfer_cvd train`, on the same photos: seconds, accuracy, memory.
+
+    python benchmarks/compare.py                        # hours; goes on where it stopped
+    python benchmarks/compare.py features --seeds 0     # only the runs that this row of the table needs
+
+One run after the other, both sides in turn, each in a new process and ours with an empty cache; a ratio compares runs of the same seed.
+"plain" is TensorFlow as the engine of the frozen pass, "[fast]" the engine that is chosen when the packages of that extra are installed.
+Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
+"""
+import argparse
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean, median
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+
+from measuring import RESULTS, PeakMemory, Rows, conditions, slices
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA, BASE = 'cats_vs_dogs', 'mobilenet_v2'
+MEMORY = {'TF_CPU_ALLOCATOR_USE_BFC': '1'}  # on both sides, so that it is no part of the difference; `transfer_cvd` sets it by itself
+
+
+class Size(NamedTuple):
+    """How large the runs are. The default is the tutorial's."""
+
+    photos: int = 8000  # for training; an eighth of it each for validation and testing
+    epochs: int = 10  # of each stage of the tutorial's schedule
+
+
+def in_process(*command: str | Path, **settings) -> dict:
+    """Run a command to its end: seconds, and the peak of anonymous memory, seen from outside."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, **settings)
+    with PeakMemory(process.pid) as peak:
+        process.wait()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return {'process_seconds': round(time.perf_counter() - started, 1), 'peak_gigabytes': round(peak.gigabytes, 2)}
+
+
+def in_new_process(function: Callable, *arguments):
+    """What a function of this file gives when it is called in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def as_written(seed: int, size: Size) -> dict:
+    """The tutorial's own way."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, 'result.json')
+        measured = in_process(sys.executable, ROOT / 'benchmarks/as_written.py', '--seed', str(seed), '--photos', str(size.photos),
+                              '--epochs', str(size.epochs), '--fine-tune-epochs', str(size.epochs), '--out', out)
+        return json.loads(out.read_text()) | measured
+
+
+def accuracies(model: Path, photos: int) -> dict:
+    """What a saved classifier gets right of the validation and of the test photos."""
+    from transfer_cvd.data import SPLITS, load_data
+    from transfer_cvd.serving import Classifier
+
+    SPLITS.update(slices(photos))
+    classifier, data = Classifier.load(model), load_data(DATA)
+    right = {}
+    for split in ('validation', 'test'):
+        answers = [classifier.run(images.numpy()).argmax(axis=1) == labels.numpy() for images, labels in getattr(data, split)]
+        right[split] = mean(float(answer) for batch in answers for answer in batch)
+    return right
+
+
+def train(folder: Path, name: str, flags: list[str], photos: int) -> dict:
+    """The command once: seconds of its stages, what each epoch ended with, and the accuracies of the file it wrote."""
+    code = f'from transfer_cvd.data import SPLITS; SPLITS.update({slices(photos)}); from transfer_cvd.command_line import main; main()'
+    measured = in_process(sys.executable, '-c', code, 'train', '--data', DATA, '--base', BASE, *flags,
+                          '--cache-dir', folder / 'cache', '--out', folder / name)
+    report = json.loads((folder / name / 'report.json').read_text())
+    with (folder / name / 'history.csv').open(newline='') as file:
+        epochs = [{key: float(row[key]) for key in ('epoch', 'seconds', 'val_accuracy')} for row in csv.DictReader(file)]
+    features, counts = report['feature_extraction'], report['data']['counts']
+    found = {'stages': report['seconds'], 'engine': report.get('engine'), 'validation_features': features and features['accuracy'],
+             'n': sum(sum(counts[split].values()) for split in ('train', 'validation'))}
+    return found | in_new_process(accuracies, folder / name / 'model.keras', photos) | measured | {'history': epochs}
+
+
+def ours(seed: int, size: Size, schedule: str, engine: str, again: bool = False) -> dict:
+    """This project's way from an empty cache; `again`: and a second time with what is in the cache then."""
+    flags = ['--schedule', schedule, '--engine', engine, '--seed', str(seed)]
+    if schedule == 'tutorial':
+        flags += ['--epochs', str(size.epochs), '--fine-tune-epochs', str(size.epochs)]
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(Path(folder), 'first', flags, size.photos)
+        return result | {'again': train(Path(folder), 'second', flags, size.photos)} if again else result
+
+
+def rate(work: Callable[[], int]) -> float:
+    """Photos a second of something that returns how many it did."""
+    started = time.perf_counter()
+    n = work()
+    return n / (time.perf_counter() - started)
+
+
+def pass_rates(photos: int) -> dict:
+    """Photos a second of the frozen pass, and of its two halves alone: the engine on images in memory, and decoding without a network."""
+    import keras
+    from transfer_cvd import store
+    from transfer_cvd.activations import split_base
+    from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
+    from transfer_cvd.data import SPLITS, load_data
+
+    SPLITS.update(slices(photos))
+    data, base = load_data(DATA, batch_size=store.PASS_BATCH), base_model(BASE)
+    features = keras.Model(base.input, keras.layers.GlobalAveragePooling2D()(base.output))
+    lower, _ = split_base(base, FINE_TUNE_FROM[BASE])
+    decode = partial(data.batches, data.raw_train)
+    images = [batch.numpy() for batch, _ in decode().take(40)]
+    engine = store.choose_engine(keras.Model(base.input, [features.output, lower.output]), 'auto', images[0], photos)
+    store.choose_engine = lambda *_: engine  # the pass is timed, not the choice
+    engine.run(images[0])
+    halves = {
+        'engine_alone': lambda: sum(len(engine.run(batch)[0]) for batch in images),
+        'decoding_alone': lambda: sum(len(labels) for _, labels in decode()),
+    }
+    before = [rate(work) for work in halves.values()]
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = store.Wanted(features), store.Wanted(lower, 'float16')
+        whole = rate(lambda: len(store.keep(store.Store(folder), data, 'train', *wanted)[0].places))
+    after = [rate(work) for work in halves.values()]  # the means: what else runs on the machine may change
+    rates = dict(zip(halves, map(mean, zip(before, after)))) | {'pass': whole}
+    rates['possible'] = 1 / (1 / rates['engine_alone'] + 1 / rates['decoding_alone'])
+    return {name: round(value, 1) for name, value in rates.items()} | {'engine': f'{engine.name}, {engine.precision}'}
+
+
+def make_train(seed: int, size: Size) -> dict:
+    """`make train` twice, the first time with no activations kept."""
+    environment = {name: value for name, value in os.environ.items() if name not in ('TFDS_DATA_DIR', 'KERAS_HOME')}
+    before = set((ROOT / 'runs').glob('*'))
+    with tempfile.TemporaryDirectory() as cache:
+        first, second = (in_process('make', 'train', cwd=ROOT, env=environment | {'XDG_CACHE_HOME': cache}) for _ in range(2))
+    for folder in set((ROOT / 'runs').glob('*')) - before:
+        shutil.rmtree(folder)
+    return {'first_seconds': first['process_seconds'], 'second_seconds': second['process_seconds']}
+
+
+RUNS = {
+    'as written': as_written,
+    'tutorial, [fast]': partial(ours, schedule='tutorial', engine='auto', again=True),
+    'fast, [fast]': partial(ours, schedule='fast', engine='auto'),
+    'tutorial, plain': partial(ours, schedule='tutorial', engine='tensorflow'),
+    'fast, plain': partial(ours, schedule='fast', engine='tensorflow'),
+    'frozen pass': lambda seed, size: in_new_process(pass_rates, size.photos),
+    'a tenth, [fast]': lambda seed, size: ours(seed, size._replace(photos=size.photos // 10), 'tutorial', 'auto'),
+    'a tenth, plain': lambda seed, size: ours(seed, size._replace(photos=size.photos // 10), 'tutorial', 'tensorflow'),
+    'an eighth, [fast]': lambda seed, size: ours(seed, size._replace(photos=size.photos // 8), 'tutorial', 'auto'),
+    'make train': make_train,
+}
+
+
+def until_head(row: dict) -> float:
+    """Seconds from photos to a trained head."""
+    return row['stages']['data'] + row['stages']['feature_extraction']
+
+
+def until_trained(row: dict) -> float:
+    """Seconds from photos to a trained network: what comes later is testing and writing."""
+    return sum(row['stages'].get(stage, 0) for stage in ('data', 'feature_extraction', 'fine_tuning'))
+
+
+class Comparison(NamedTuple):
+    """A row of the table: what is measured on one run, over what is measured on another of the same seed."""
+
+    row: str  # its name on the command line
+    what: str
+    goal: str
+    over: tuple[str, Callable]
+    under: tuple[str, Callable]
+    unit: str = 's'
+
+
+HEAD, TRAINED, PEAK = ('as written', until_head), ('as written', until_trained), lambda row: row['peak_gigabytes']
+COMPARISONS = [
+    Comparison('features', 'feature extraction, plain', 'at least 10', HEAD, ('tutorial, plain', until_head)),
+    Comparison('features', 'feature extraction, [fast]', 'at least 20', HEAD, ('tutorial, [fast]', until_head)),
+    Comparison('tutorial', 'whole tutorial schedule, plain', 'at least 3', TRAINED, ('tutorial, plain', until_trained)),
+    Comparison('tutorial', 'whole tutorial schedule, [fast]', 'at least 4', TRAINED, ('tutorial, [fast]', until_trained)),
+    Comparison('fast', 'as written : `--schedule fast`, plain', 'at least 12', TRAINED, ('fast, plain', until_trained)),
+    Comparison('fast', 'as written : `--schedule fast`, [fast]', 'at least 20', TRAINED, ('fast, [fast]', until_trained)),
+    Comparison('second', 'feature extraction, `train` a second time', 'at least 30', HEAD, ('tutorial, [fast]', lambda row: until_head(row['again']))),
+    Comparison('pass', 'frozen pass : 1 / (1 / engine alone + 1 / decoding alone)', 'at least 0.9',
+               ('frozen pass', lambda row: row['pass']), ('frozen pass', lambda row: row['possible']), 'photos/s'),
+    Comparison('memory', 'peak memory, {all} photos : {tenth}, plain', 'at most 1.1, under 2 GB', ('tutorial, plain', PEAK), ('a tenth, plain', PEAK), 'GB'),
+    Comparison('memory', 'peak memory, {all} photos : {tenth}, [fast]', 'at most 1.1, under 2 GB', ('tutorial, [fast]', PEAK), ('a tenth, [fast]', PEAK), 'GB'),
+    Comparison('growth', 'time per photo, {all} photos : {eighth}, [fast]', 'at most 1.1', ('tutorial, [fast]', lambda row: 1000 * until_trained(row) / row['n']),
+               ('an eighth, [fast]', lambda row: 1000 * until_trained(row) / row['n']), 'ms'),
+    Comparison('offline', 'offline `make train`, first time : second time', 'second under 120 s',
+               ('make train', lambda row: row['first_seconds']), ('make train', lambda row: row['second_seconds'])),
+]
+LIMITS = {}  # of a row whose goal is not met, by the text in its first column: which step limits it, and what was tried
+
+
+def paired(rows: list[dict], comparison: Comparison) -> list[tuple[float, float, bool]]:
+    """Both values for each seed that has both runs, and whether these had the machine to themselves."""
+    by_run = [{row['seed']: row for row in rows if row['run'] == run} for run, _ in (comparison.over, comparison.under)]
+    pairs = [(by_run[0][seed], by_run[1][seed]) for seed in by_run[0] if seed in by_run[1]]
+    return [(comparison.over[1](a), comparison.under[1](b), a['alone'] and b['alone']) for a, b in pairs]
+
+
+def ratio_table(rows: list[dict], size: Size) -> list[str]:
+    """A line for each comparison, with the medians and the range of the ratios."""
+    lines = ['| ratio, as written : ours where nothing else is said | goal | median | lowest to highest | runs | one side | other side |', '| --- ' * 7 + '|']
+    for comparison in COMPARISONS:
+        pairs = paired(rows, comparison)
+        what = comparison.what.format(all=f'{size.photos:,}', tenth=f'{size.photos // 10:,}', eighth=f'{size.photos // 8:,}')
+        if not pairs:
+            lines.append(f'| {what} | {comparison.goal} | not run | | | | |')
+            continue
+        ratios = [over / under for over, under, _ in pairs]
+        digits = 2 if comparison.unit == 'GB' else 1
+        sides = [f'{median(values):,.{digits}f} {comparison.unit}' for values in list(zip(*pairs))[:2]]
+        mark = '' if comparison.unit == 'GB' or all(alone for *_, alone in pairs) else '*'
+        lines.append(f'| {what} | {comparison.goal} | {median(ratios):.2f}{mark} | {min(ratios):.2f} to {max(ratios):.2f} | {len(pairs)} | {sides[0]} | {sides[1]} |')
+    return lines
+
+
+def predict_lines() -> list[str]:
+    """A line for each exported file, from the table that exports.py wrote."""
+    page = RESULTS / 'exports.md'
+    seconds = dict(re.findall(r'^\| (\w+) \|.*\| ([\d.]+) \|$', page.read_text() if page.exists() else '', re.MULTILINE))
+    return [f'| `predict` of one photo, cold, {name} : Keras (exports.md) | at most 0.2 | {float(seconds[form]) / float(seconds["keras"]):.2f} | | 1 '
+            f'| {seconds[form]} s | {seconds["keras"]} s |' for form, name in (('litert', 'LiteRT'), ('onnx', 'ONNX')) if form in seconds]
+
+
+def accuracy_table(rows: list[dict]) -> list[str]:
+    """Means over the seeds, and how far each is from the tutorial as written, over the seeds that both have."""
+    lines = ['| run | seeds | validation, features | validation, end | difference to as written | test | validation and test | difference to as written |',
+             '| --- ' * 8 + '|']
+    reference = {row['seed']: row for row in rows if row['run'] == 'as written'}
+    for run in list(RUNS)[:5]:
+        of_run = {row['seed']: row for row in rows if row['run'] == run}
+        both = [seed for seed in of_run if seed in reference]
+        if not of_run:
+            continue
+        end, whole = lambda row: row['validation'], lambda row: (row['validation'] + row['test']) / 2
+        differences = ['', '']
+        if both and run != 'as written':
+            differences = [f'{mean(value(of_run[seed]) - value(reference[seed]) for seed in both):+.4f}' for value in (end, whole)]
+        features = [row['validation_features'] for row in of_run.values() if row['validation_features']]
+        test = mean(row['test'] for row in of_run.values())
+        lines.append(f'| {run} | {len(of_run)} | {format(mean(features), ".4f") if features else ""} | {mean(map(end, of_run.values())):.4f} | {differences[0]} '
+                     f'| {test:.4f} | {mean(map(whole, of_run.values())):.4f} | {differences[1]} |')
+    return lines
+
+
+def table(rows: list[dict], size: Size) -> str:
+    """All results as a page of Markdown."""
+    engines = sorted({row['engine'] for row in rows if isinstance(row.get('engine'), str)})
+    parts = [
+        f'# The tutorial as written, and this project\n\n{conditions("openvino", "onnxruntime")}.\n',
+        f'{DATA}, {size.photos:,} photos for training and an eighth of it each for validation and for testing, {BASE} at 160 pixels; the tutorial\'s schedule is '
+        f'{size.epochs} and {size.epochs} epochs, batches of 32, batch normalization of the unfrozen layers in training mode on both sides. Seconds are counted from the photos to the trained '
+        'network, with ours from an empty cache, choosing and preparing the engine included, and leave out importing TensorFlow and testing on both sides. Each run has a process of its own; '
+        'a ratio is one of two runs with the same seed. "plain" is TensorFlow in the frozen pass, "[fast]" the engine chosen by `--engine auto`'
+        f'{" (" + "; ".join(engines) + ")" if engines else ""}. Both sides reuse memory (`TF_CPU_ALLOCATOR_USE_BFC=1`).\n',
+        *ratio_table(rows, size), *predict_lines(),
+    ]
+    if not all(row['alone'] for row in rows):
+        parts.append('\n\\* Other work ran on the machine during some of these runs.')
+    parts += [f'\n{what}: {why}' for what, why in LIMITS.items()]
+    parts += ['\nAccuracies at the end, means over the seeds; there are as many validation as test photos. Goals: the tutorial\'s schedule within 0.005 on validation photos, '
+              '`--schedule fast` within 0.002 on both together.\n', *accuracy_table(rows)]
+    return '\n'.join(parts) + '\n'
+
+
+def draw(rows: list[dict]) -> plt.Figure:
+    """Validation accuracy over the seconds since the photos were first touched, a line for each run."""
+    figure, axis = plt.subplots(figsize=(7, 4))
+    for number, run in enumerate(list(RUNS)[:5]):
+        for i, row in enumerate(row for row in rows if row['run'] == run):
+            points = [(epoch['seconds'], epoch['val_accuracy']) for epoch in row['history']]
+            label = None if i else run if run == 'as written' else f'ours: {run}'
+            axis.plot(*zip(*points), 'o-', color=f'C{number}', markersize=3, linewidth=1, alpha=0.7, label=label)
+    axis.set(title='Validation accuracy against time', xlabel='seconds since the start', ylabel='validation accuracy', xscale='log')
+    axis.xaxis.set_major_formatter('{x:,.0f}')
+    axis.grid(alpha=0.3)
+    if axis.lines:
+        axis.legend()
+    figure.tight_layout()
+    return figure
+
+
+if __name__ == '__main__':
+    names = list(dict.fromkeys(comparison.row for comparison in COMPARISONS))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('rows', nargs='*', metavar='ROW', help=f'by default all: {", ".join(names)}')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='a run of each kind for each')
+    parser.add_argument('--photos', type=int, default=Size().photos, help='for training')
+    parser.add_argument('--epochs', type=int, default=Size().epochs, help="of each stage of the tutorial's schedule")
+    parser.add_argument('--results', type=Path, default=RESULTS, help='the folder for rows, table and picture')
+    parser.add_argument('--not-alone', action='store_true', help='other work runs on this machine: mark the ratios of times')
+    arguments = parser.parse_args()
+    if unknown := set(arguments.rows) - set(names):
+        parser.error(f'no row {", ".join(unknown)}: there are {", ".join(names)}')
+    wanted = {run for comparison in COMPARISONS if comparison.row in (arguments.rows or names) for run, _ in (comparison.over, comparison.under)}
+    os.environ.update(MEMORY)
+    size, rows = Size(arguments.photos, arguments.epochs), Rows(arguments.results / 'compare.jsonl')
+    for seed in arguments.seeds:
+        for run in [run for run in RUNS if run in wanted]:
+            rows.get({'run': run, 'seed': seed} | size._asdict(), lambda: RUNS[run](seed, size) | {'alone': not arguments.not_alone})
+            done = [row for row in rows.rows if all(row[name] == value for name, value in size._asdict().items())]
+            page, figure = table(done, size), draw(done)
+            (arguments.results / 'compare.md').write_text(page)
+            figure.savefig(arguments.results / 'time_against_accuracy.png', dpi=120)
+            plt.close(figure)
+    print(page)

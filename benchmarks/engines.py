@@ -1,0 +1,145 @@
+"""How many photos a second each engine runs through the frozen part of a network, what the export costs, and what bfloat16 does to the result.
+
+    python benchmarks/engines.py                # efficientnet_lite0 on drawn pets; a minute or two
+    python benchmarks/engines.py --mobilenet    # MobileNetV2 too, and bfloat16; its weights and cats_vs_dogs are downloaded
+"""
+import argparse
+import os
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from sklearn.linear_model import LogisticRegression
+
+from measuring import RESULTS, conditions
+from transfer_cvd.activations import find_cut
+from transfer_cvd.drawn_pets import LABELS, draw_pet
+from transfer_cvd.efficientnet_lite0 import efficientnet_lite0
+from transfer_cvd.engines import PACKAGES, deviations, exported_engine, inference, installed, tensorflow_engine
+
+SIZE, BATCH, ROUNDS = 160, 32, 20
+CORES = len(os.sched_getaffinity(0))
+TEXT = ('Both outputs are computed, the narrow tensor and the pooled features, in batches of 32 at 160 pixels. Photos are formatted beforehand, so decoding is not counted. '
+        'The engines take turns, and the shortest of 20 rounds counts. "Ready" is from the Keras model to the first answer; export, and comparison with TensorFlow, included. '
+        '"Pays from" is the number of photos that wins this back, by processor time, if exporting keeps one core busy and running all.')
+NETWORKS = {
+    'efficientnet_lite0': (lambda: efficientnet_lite0(SIZE), 'block_11_expand'),
+    'mobilenet_v2': (lambda: keras.applications.MobileNetV2(input_shape=(SIZE, SIZE, 3), include_top=False), 'block_11_expand_BN'),
+}
+
+
+def frozen_part(name: str, change=lambda base: base) -> keras.Model:
+    """The network, changed or not, with the two outputs that training starts from."""
+    build, boundary = NETWORKS[name]
+    base = change(build())
+    return keras.Model(base.input, [*find_cut(base, boundary), keras.layers.GlobalAveragePooling2D()(base.output)])
+
+
+def drawn_photos() -> np.ndarray:
+    """A batch of drawn pets, float32 (32, 160, 160, 3) in [-1, 1]."""
+    drawn = [draw_pet(LABELS[i % 2], np.random.default_rng(i)) for i in range(BATCH)]
+    return np.stack([tf.image.resize(picture, (SIZE, SIZE)) for picture in drawn]) / np.float32(127.5) - 1
+
+
+def timed(call) -> tuple[np.ndarray, object]:
+    """Seconds by the clock and of processor time that a call took, and what it gave."""
+    clock, processor = time.perf_counter(), time.process_time()
+    result = call()
+    return np.array([time.perf_counter() - clock, time.process_time() - processor]), result
+
+
+def measure(network: str, photos: np.ndarray) -> list[str]:
+    """A line of the table for each engine that is installed."""
+    model = frozen_part(network)
+    start, plain = timed(lambda: tensorflow_engine(model))
+    first, reference = timed(lambda: plain.run(photos))
+    prepared = {'tensorflow': (start + first, plain)}
+    for name in filter(installed, PACKAGES):
+        prepared[name] = timed(lambda: exported_engine(model, name, photos))
+    rounds = [[timed(lambda: engine.run(photos))[0] for _, engine in prepared.values()] for _ in range(ROUNDS)]
+    seconds = dict(zip(prepared, np.min(rounds, axis=0) / BATCH))
+    lines = []
+    for name, (start, engine) in prepared.items():
+        ratio = seconds['tensorflow'] / seconds[name]
+        saved, extra = seconds['tensorflow'][1] - seconds[name][1], start[1] - prepared['tensorflow'][0][1]
+        pays = f'{extra * CORES / saved:,.0f}' if saved > 0 else ''
+        largest, mean_square = deviations(engine.run(photos), reference)
+        lines.append(f'| {network} | {name} | {engine.precision} | {1 / seconds[name][0]:.0f} | {ratio[0]:.2f} | {1 / seconds[name][1]:.0f} | {ratio[1]:.2f} '
+                     f'| {start[0]:.1f} | {start[1]:.1f} | {pays} | {largest:.1e} | {mean_square:.1e} |')
+        print(lines[-1], flush=True)
+    return lines
+
+
+def to_bfloat16(values) -> tf.Tensor:
+    """float32 values with the digits that bfloat16 has."""
+    return tf.cast(tf.cast(values, tf.bfloat16), tf.float32)
+
+
+class RoundedConv2D(keras.layers.Conv2D):
+    """A convolution of rounded inputs."""
+
+    def call(self, inputs):
+        return super().call(to_bfloat16(inputs))
+
+
+class RoundedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
+    """A depthwise convolution of rounded inputs."""
+
+    def call(self, inputs):
+        return super().call(to_bfloat16(inputs))
+
+
+def rounded(base: keras.Model) -> keras.Model:
+    """The network as bfloat16 hardware runs it: batch norms multiplied into the convolutions, their inputs and weights rounded, sums in float32."""
+    kinds = {keras.layers.Conv2D: RoundedConv2D, keras.layers.DepthwiseConv2D: RoundedDepthwiseConv2D}
+    copy = keras.models.clone_model(base, clone_function=lambda layer: kinds.get(type(layer), type(layer)).from_config(layer.get_config()))
+    copy.set_weights(base.get_weights())
+    for layer, following in zip(copy.layers, copy.layers[1:]):
+        if isinstance(layer, tuple(kinds.values())):
+            gamma, beta, mean, variance = following.get_weights()
+            scale = gamma / np.sqrt(variance + following.epsilon)
+            per_channel = scale[:, None] if isinstance(layer, RoundedDepthwiseConv2D) else scale
+            layer.set_weights([to_bfloat16(layer.get_weights()[0] * per_channel).numpy()])
+            following.set_weights([np.ones_like(gamma), beta - mean * scale, np.zeros_like(mean), np.full_like(variance, 1 - following.epsilon)])
+    return copy
+
+
+def measure_rounding(network: str) -> str:
+    """A line of the second table: 2,400 photos with and without rounding, and a head fitted to 1,600 of them."""
+    exact, less = inference(frozen_part(network)), inference(frozen_part(network, rounded))
+    photos = tfds.load('cats_vs_dogs', split='train[:2400]', as_supervised=True)
+    photos = photos.map(lambda photo, label: (tf.image.resize(photo, (SIZE, SIZE)) / 127.5 - 1, label), tf.data.AUTOTUNE)
+    worst, features, labels = np.zeros(2), [], []
+    for batch, batch_labels in photos.batch(BATCH).prefetch(2):
+        reference, outputs = [[output.numpy() for output in graph(batch)] for graph in (exact, less)]
+        worst = np.maximum(worst, deviations(outputs, reference))
+        features.append([reference[1], outputs[1]])
+        labels.append(batch_labels.numpy())
+    labels, answers = np.concatenate(labels), []
+    for rows in (np.concatenate(kind) for kind in zip(*features)):
+        head = LogisticRegression(C=0.01, max_iter=1000).fit(rows[:1600], labels[:1600])
+        answers.append(head.predict(rows[1600:]))
+    accuracies = ' | '.join(f'{(given == labels[1600:]).mean():.4f}' for given in answers)
+    return f'| {network} | {worst[0]:.2f} | {worst[1]:.2f} | {accuracies} | {(answers[0] == answers[1]).mean():.4f} |'
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--mobilenet', action='store_true', help='measure MobileNetV2 too, and bfloat16 on 2,400 photos')
+    parser.add_argument('--not-alone', action='store_true', help='note that the machine had other work')
+    arguments = parser.parse_args()
+    libraries = [package for packages in PACKAGES.values() for package in packages]
+    busy = ' The machine had other work at the same time: rely on the processor time.' if arguments.not_alone else ''
+    lines = [f'# Engines\n\n{conditions(*libraries)}.{busy}\n\n{TEXT}\n',
+             '| network | engine | precision | photos a second | x TensorFlow | per second of processor time | x TensorFlow | ready (s) | processor time (s) '
+             '| pays from (photos) | largest difference | of a photo\'s root mean square |', '| --- ' * 12 + '|']
+    for network in ['efficientnet_lite0'] + ['mobilenet_v2'] * arguments.mobilenet:
+        lines += measure(network, drawn_photos())
+    if arguments.mobilenet:
+        lines += ['\n## bfloat16\n\nWhat multiplies in bfloat16 rounds the weights and inputs of each convolution to 8 bits. Here that is done in TensorFlow, so that it can be '
+                  'tried on any processor: 2,400 photos of cats_vs_dogs, a head (logistic regression) fitted to the features of 1,600 and asked about the other 800.\n',
+                  '| network | largest difference | of a photo\'s root mean square | accuracy in float32 | in bfloat16 | same answer |', '| --- ' * 6 + '|',
+                  measure_rounding('mobilenet_v2')]
+    (RESULTS / 'engines.md').write_text('\n'.join(lines) + '\n')
