@@ -1,10 +1,13 @@
 """What the tests share: everything runs offline, on a small folder of drawn pets."""
+import contextlib
+import io
 import os
 import tempfile
 
 os.environ['TRANSFER_CVD_OFFLINE'] = '1'
 os.environ.setdefault('XDG_CACHE_HOME', tempfile.mkdtemp())  # what is remembered of photos
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')  # with more of them, many small regressions take longer
 
 import numpy as np
 import pytest
@@ -22,6 +25,18 @@ def pets(tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw_pet(path.parent.name, np.random.default_rng(i))).save(path)
     return folder
+
+
+@pytest.fixture
+def nobody():
+    """Go on as a user with few permissions where the tests run as root, who may write anywhere."""
+    user = os.getuid()
+    if user == 0:
+        os.setresuid(65534, 65534, 0)
+    yield
+    if user == 0:
+        os.seteuid(0)
+        os.setresuid(0, 0, 0)
 
 
 @pytest.fixture
@@ -47,4 +62,58 @@ def finished_run(pets, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp('run')
     run(folder, pets, epochs=5, fine_tune_epochs=2)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def small_classifier():
+    """A classifier of cats and dogs with few layers and random weights, which answers at once."""
+    import keras
+
+    from transfer_cvd.serving import Classifier
+
+    keras.utils.set_random_seed(0)
+    base = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.Conv2D(8, 3, strides=2), keras.layers.BatchNormalization(), keras.layers.ReLU(6),
+                             keras.layers.DepthwiseConv2D(3)])
+    network = keras.Sequential([base, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)])
+    return Classifier.from_network(network, ['cat', 'dog'], facts={'seed': 3})
+
+
+@pytest.fixture(scope='session')
+def small_model(small_classifier, tmp_path_factory):
+    """Its file."""
+    path = tmp_path_factory.mktemp('model') / 'model.keras'
+    small_classifier.save(path)
+    return path
+
+
+@pytest.fixture(scope='session')
+def untidy(tmp_path_factory):
+    """42 cats, of which three are the same shot in other qualities, 12 dogs, a text that is called a photo, and half a photo."""
+    from transfer_cvd.drawn_pets import draw_pet
+
+    folder = tmp_path_factory.mktemp('untidy') / 'pets'
+    for name, number in (('cat', 40), ('dog', 12)):
+        (folder / name).mkdir(parents=True)
+        for i in range(number):
+            Image.fromarray(draw_pet(name, np.random.default_rng(i))).save(folder / name / f'{i:02}.jpg', quality=95)
+    for quality in (60, 80):
+        Image.open(folder / 'cat/00.jpg').save(folder / f'cat/00-{quality}.jpg', quality=quality)
+    (folder / 'dog/text.jpg').write_text('this is no picture')
+    whole = (folder / 'cat/01.jpg').read_bytes()
+    (folder / 'cat/cut.jpg').write_bytes(whole[:len(whole) // 2])
+    return folder
+
+
+@pytest.fixture(scope='session')
+def own_run(untidy, tmp_path_factory):
+    """The folder of a run on `untidy` by the command line, the head alone; what it printed is in said.txt beside it."""
+    from transfer_cvd.command_line import main
+
+    folder = tmp_path_factory.mktemp('own') / 'run'
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit) as stopped:
+        patch.setattr('sys.argv', ['transfer_cvd', 'train', '--offline', '--data', str(untidy), '--fine-tune-epochs', '0', '--out', str(folder)])
+        main()
+    assert stopped.value.code == 0
+    (folder.parent / 'said.txt').write_text(said.getvalue())
     return folder

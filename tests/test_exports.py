@@ -6,14 +6,12 @@ import shutil
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 
 from transfer_cvd import exports
 from transfer_cvd.exports import FORMATS, READERS, export_classifier, load_exported, open_classifier
 from transfer_cvd.offline import InputError
-from transfer_cvd.serving import Classifier
 
 RUN_ALONE = '''
 import sys
@@ -25,19 +23,11 @@ print(len(answers), [answer.class_name for answer in answers if answer.class_nam
 
 
 @pytest.fixture(scope='module')
-def classifier():
-    keras.utils.set_random_seed(0)
-    network = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.Conv2D(8, 3, strides=2), keras.layers.BatchNormalization(), keras.layers.ReLU(6),
-                                keras.layers.DepthwiseConv2D(3), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)])
-    return Classifier.from_network(network, ['cat', 'dog'], facts={'seed': 3})
-
-
-@pytest.fixture(scope='module')
-def written(classifier, pets, tmp_path_factory):
+def written(small_classifier, pets, tmp_path_factory):
     """The folder with an export in each format, and what was said of each."""
     folder = tmp_path_factory.mktemp('exports')
     data = {'onnx': None, 'openvino': pets / 'cat'}
-    return folder, {format: export_classifier(classifier, format, folder / format, data.get(format, pets)) for format in FORMATS}
+    return folder, {format: export_classifier(small_classifier, format, folder / format, data.get(format, pets)) for format in FORMATS}
 
 
 def probabilities(answer):
@@ -57,8 +47,8 @@ def test_what_is_written_and_said(written):
         assert re.search(r'on \d+ photos \(.*\) probabilities differ by at most', str(export))
 
 
-def test_each_is_used_like_the_original(written, classifier, pets):
-    expected = [probabilities(answer) for answer in classifier.predict(pets)]
+def test_each_is_used_like_the_original(written, small_classifier, pets):
+    expected = [probabilities(answer) for answer in small_classifier.predict(pets)]
     for export in written[1].values():
         loaded = open_classifier(export.path)
         assert (loaded.class_names, loaded.image_size, loaded.facts) == (['cat', 'dog'], 64, {'seed': 3})
@@ -82,13 +72,13 @@ def test_litert_has_no_operation_but_its_own(written):
             assert operations and not any('flex' in name.lower() or name == 'CUSTOM' for name in operations)
 
 
-def test_the_saved_model_takes_photos_of_any_size(written, classifier):
+def test_the_saved_model_takes_photos_of_any_size(written, small_classifier):
     import tensorflow as tf
 
     loaded = tf.saved_model.load(written[1]['saved_model'].path)
     for size in ((50, 90), (64, 64), (200, 31)):
         photo = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-        assert np.abs(loaded.serve(photo[None]).numpy()[0] - probabilities(classifier.predict(photo))).max() <= 1e-5
+        assert np.abs(loaded.serve(photo[None]).numpy()[0] - probabilities(small_classifier.predict(photo))).max() <= 1e-5
 
 
 def test_what_is_no_export(written, tmp_path):
@@ -109,29 +99,29 @@ def test_what_is_no_export(written, tmp_path):
         assert str(path) in str(error.value) and '\n' not in str(error.value)
 
 
-def test_nothing_is_left_of_an_export_that_differs(classifier, pets, tmp_path, monkeypatch):
+def test_nothing_is_left_of_an_export_that_differs(small_classifier, pets, tmp_path, monkeypatch):
     (tmp_path / 'pets.tflite').write_text('an older one')
     answers = exports.original_answers
     monkeypatch.setattr(exports, 'original_answers', lambda *given: answers(*given) + 2e-4)
     with pytest.raises(RuntimeError, match='other probabilities than the original, by 0.0002'):
-        export_classifier(classifier, 'litert', tmp_path / 'pets', pets)
+        export_classifier(small_classifier, 'litert', tmp_path / 'pets', pets)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [('pets.tflite', 'an older one')]
 
 
 @pytest.mark.parametrize('package, format', [('ai_edge_litert', 'litert'), ('tf2onnx', 'onnx'), ('openvino', 'openvino')])
-def test_a_missing_package_is_named_with_its_extra(classifier, written, tmp_path, monkeypatch, package, format):
+def test_a_missing_package_is_named_with_its_extra(small_classifier, written, tmp_path, monkeypatch, package, format):
     find = exports.importlib.util.find_spec
     monkeypatch.setattr(exports.importlib.util, 'find_spec', lambda name: None if name in (package, 'onnxruntime') else find(name))
-    for use in (lambda: export_classifier(classifier, format, tmp_path / 'pets'), lambda: load_exported(written[1][format].path)):
+    for use in (lambda: export_classifier(small_classifier, format, tmp_path / 'pets'), lambda: load_exported(written[1][format].path)):
         with pytest.raises(InputError, match=r"needs the package \w+: pip install 'transfer_cvd\[export\]'"):
             use()
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize('path, message', [('nowhere/pets', 'No such file or directory'), ('used', 'is in use')])
-def test_where_it_cannot_be_written(classifier, pets, tmp_path, path, message):
+def test_where_it_cannot_be_written(small_classifier, pets, tmp_path, path, message):
     (tmp_path / 'used').mkdir()
     (tmp_path / 'used' / 'note').write_text('mine')
     with pytest.raises(InputError, match=message):
-        export_classifier(classifier, 'saved_model', tmp_path / path, pets)
+        export_classifier(small_classifier, 'saved_model', tmp_path / path, pets)
     assert os.listdir(tmp_path) == ['used'] and json.dumps(os.listdir(tmp_path / 'used')) == '["note"]'

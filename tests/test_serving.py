@@ -3,8 +3,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import warnings
 import zipfile
@@ -27,7 +25,9 @@ PETS = ['cat', 'dog', 'bird']
 
 
 def mobile_net():
-    return keras.applications.MobileNetV2(input_shape=(96, 96, 3), alpha=0.35, include_top=False, weights=None)
+    """Its first blocks, which have a layer of each of its kinds."""
+    whole = keras.applications.MobileNetV2(input_shape=(96, 96, 3), alpha=0.35, include_top=False, weights=None)
+    return keras.Model(whole.inputs[0], whole.get_layer('block_3_depthwise_relu').output)
 
 
 def small_base():
@@ -162,7 +162,7 @@ class Unknown(keras.layers.Layer):
 
 
 def test_a_file_that_others_cannot_open_is_not_kept(tmp_path):
-    with pytest.raises(RuntimeError, match='a new process cannot use the model file: .*Unknown') as error:
+    with pytest.raises(RuntimeError, match='a new process failed: .*Unknown') as error:
         Classifier.from_network(tiny(Unknown()), ['cat', 'dog']).save(tmp_path / 'pets.keras')
     assert '\n' not in str(error.value) and os.listdir(tmp_path) == []
 
@@ -179,25 +179,11 @@ def test_where_it_cannot_be_written(tmp_path, path, message):
     assert os.listdir(tmp_path) == []
 
 
-def test_no_permission_to_write():
-    """Tried as a user without the permission; root may write anywhere."""
+def test_no_permission_to_write(nobody):
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o555)
-        code = f'''
-import os, keras
-from transfer_cvd.serving import Classifier, InputError
-model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(1)])
-if os.getuid() == 0:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-try:
-    Classifier.from_network(model, ['cat', 'dog']).save({folder!r} + '/model.keras')
-except InputError as error:
-    print(error)
-'''
-        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-        assert done.stdout == f'cannot write a model to {folder} (Permission denied): choose another place\n', done.stderr
+        with pytest.raises(InputError, match=rf'^cannot write {folder}/model.keras \(Permission denied\): choose another place$'):
+            Classifier.from_network(tiny(), ['cat', 'dog']).save(f'{folder}/model.keras')
         assert os.listdir(folder) == []
 
 

@@ -29,7 +29,7 @@ from PIL import Image
 
 from .data import Data, show_batch
 from .explanations import explain_photos, overlay
-from .photos import printable
+from .photos import printable, replacing
 from .predicting import accuracy_interval
 from .summary import Predictions, photos_at, worst_mistakes
 
@@ -575,16 +575,6 @@ def _sections(results: dict, histories: dict[str, dict], photos: Photos, explana
     return '\n'.join(_section(*part) for part in parts if part[2])
 
 # %% ../nbs/22_report_page.ipynb #cell101
-def _beside(path: Path, page: str) -> None:
-    "Write the page beside its place and rename it."
-    work = path.with_name(f'.{path.name}-{os.getpid()}')
-    try:
-        work.write_text(page, encoding='utf-8')
-        work.replace(path)
-    finally:
-        work.unlink(missing_ok=True)
-
-
 def write_report_page(
     path: str | Path,  # the .html file; one that is there is replaced
     results: dict,  # from `report`, with what a run adds to it
@@ -612,4 +602,5 @@ def write_report_page(
         seed=results['seed'],
         versions=', '.join(f'{text(name)} {text(number)}' for name, number in results['versions'].items()),
     )
-    _beside(Path(path), page)
+    with replacing(path) as beside:
+        beside.write_text(page, encoding='utf-8')
