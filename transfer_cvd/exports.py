@@ -200,13 +200,20 @@ def read_onnx(
     return lambda images: session.run(None, {session.get_inputs()[0].name: images})[0], about
 
 # %% ../nbs/18_exports.ipynb #cell041
+def _openvino():
+    "The package, which reports its use over the network unless its part for that is missing; so it is made to be missing."
+    sys.modules.setdefault('openvino_telemetry', None)
+    import openvino
+
+    return openvino
+
+
 def write_openvino(
     classifier,  # a `Classifier`
     path: Path,  # the .xml file; a .bin file is written beside it
 ) -> None:
     """Write OpenVINO's two files with our description among the graph's runtime information."""
-    import openvino
-
+    openvino = _openvino()
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, 'plain.xml')
         formatted_model(classifier).export(str(plain), format='openvino', verbose=False)
@@ -220,9 +227,7 @@ def read_openvino(
 ) -> tuple[Callable, dict]:
     """Return a function from formatted photos to probabilities, and what is known of the classifier."""
     require_packages('an .xml file of OpenVINO', FORMATS['openvino'].packages)
-    import openvino
-
-    core = openvino.Core()
+    core = _openvino().Core()
     model = core.read_model(path)
     about = json.loads(model.get_rt_info(MEMBER).astype(str))
     compiled = core.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})

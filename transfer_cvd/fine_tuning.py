@@ -8,7 +8,7 @@ __all__ = ['unfreeze_from', 'fine_tune']
 # %% ../nbs/03_fine_tuning.ipynb #cell002
 import keras
 
-from .activations import layer_position, split_base
+from .activations import layer_position, split_base, with_products
 from .data import Data
 from .feature_extraction import compile_classifier, train_above
 from .offline import InputError
@@ -55,7 +55,7 @@ def fine_tune(
         raise InputError(f'{epochs} epochs are too few to fine-tune: give 1 or more')
     store = store or Store()
     lower, upper = split_base(unfreeze_from(model.layers[0], from_layer, freeze_batch_norm), from_layer)
-    above = keras.Sequential([upper, *model.layers[1:]])
+    above = keras.Sequential([with_products(upper), *model.layers[1:]])
     compile_classifier(model, learning_rate, optimizer)
     compile_classifier(above, learning_rate, optimizer)
     histories = dict(getattr(model, 'histories', {}))

@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .activations import split_base
@@ -107,6 +108,7 @@ def _predict_apart(penalty, features, labels, groups, class_weight, seed) -> np.
                                  cv=_folds(labels, groups, seed), method='predict_proba')
 
 # %% ../nbs/23_own_photos.ipynb #cell026
+@threadpool_limits.wrap(limits=1)  # on so few numbers, threads cost more than they bring
 def choose_penalty(
     features: np.ndarray,  # of the training photos, float32 (n, channels)
     labels: np.ndarray,  # int64 (n,)
@@ -158,6 +160,7 @@ def train_head_fully(
     return model
 
 # %% ../nbs/23_own_photos.ipynb #cell040
+@threadpool_limits.wrap(limits=1)
 def cross_validate(
     features: np.ndarray,  # of all photos, float32 (n, channels)
     labels: np.ndarray,  # int64 (n,)

@@ -47,8 +47,8 @@ def _differences(known: dict, asked: dict, name: str = '') -> list[str]:
     return [] if known == asked else [f'{name} {known} there, {asked} here']
 
 # %% ../nbs/20_unfinished.ipynb #cell008
-def _begin(out: Path, work: Path, settings: dict) -> None:
-    "Take the folder for a new run or for the same one; refuse it otherwise."
+def _begin(out: Path, work: Path, settings: dict) -> bool:
+    "Take the folder for a new run or for the same one, and return whether it is a new one; refuse it otherwise."
     known = read_settings(out)
     if known is None:
         if any(path.name != LOCK for path in work.iterdir()):
@@ -60,6 +60,7 @@ def _begin(out: Path, work: Path, settings: dict) -> None:
                          f'go on with it by --resume {printable(out)}, remove it, or choose another --out')
     else:
         print(f'going on with the unfinished run in {printable(work)}', flush=True)
+    return known is None
 
 
 def _is_bare(work: Path) -> bool:
@@ -79,19 +80,19 @@ def unfinished(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f'{printable(out)} is in use: choose another --out; it was left as it is')
-    work = work_folder(out)
+    work, new = work_folder(out), False
     try:
         work.mkdir(parents=True, exist_ok=True)
         with FileLock(work / LOCK, timeout=0):
-            _begin(out, work, settings)
+            new = _begin(out, work, settings)
             yield work
-            for name in (SETTINGS, LOCK):
-                (work / name).unlink(missing_ok=True)
             work.replace(out)
+            for name in (SETTINGS, LOCK):
+                (out / name).unlink(missing_ok=True)
     except Timeout:
         raise InputError(f'another run is writing to {printable(work)}: wait for it, or choose another --out') from None
     except InputError:
-        if work.is_dir() and _is_bare(work):
+        if new and _is_bare(work):
             shutil.rmtree(work)
         raise
     except KeyboardInterrupt:
