@@ -61,7 +61,7 @@ def finished_run(pets, tmp_path_factory):
     from transfer_cvd.runs import run
 
     folder = tmp_path_factory.mktemp('run')
-    run(folder, pets, epochs=5, fine_tune_epochs=2)
+    run(folder, pets, epochs=5, fine_tune_epochs=2, schedule='tutorial')
     return folder
 
 

@@ -78,6 +78,17 @@ def test_a_run_killed_in_each_stage_ends_with_the_same_report(folder):
     assert results(folder, 'killed') == results(folder, 'whole')
 
 
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder):
+    command = [sys.executable, '-c', COMMAND, 'train', '--offline', '--data', 'pets', '--cache-dir', 'third cache', '--out', 'stopped']
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert any(line.startswith('activations of 600 photos') for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        *_, last = process.stderr.read().splitlines()
+    assert process.returncode == 130
+    assert last == 'transfer_cvd: stopped; the same command, or transfer_cvd train --resume stopped, goes on from here'
+    assert (folder / 'stopped.unfinished/settings.json').exists() and not (folder / 'stopped').exists()
+
+
 @pytest.mark.parametrize('options, said', [
     (['--resume', 'nothing'], 'there is no unfinished run for nothing'),
     (['--resume', 'nothing', '--seed', '1'], 'leave out --seed'),

@@ -47,7 +47,7 @@ class State:
         losses = start + self.history.get('val_loss', [])
         return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
 
-# %% ../nbs/15_checkpoints.ipynb #cell007
+# %% ../nbs/15_checkpoints.ipynb #cell009
 def write_checkpoint(
     path: Path,  # the file
     model: keras.Model,  # compiled
@@ -61,7 +61,7 @@ def write_checkpoint(
         about = {'key': key, 'history': state.history, 'start_loss': state.start_loss}
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
-
+# %% ../nbs/15_checkpoints.ipynb #cell010
 def read_checkpoint(
     path: Path,  # the file
     model: keras.Model,  # compiled as it was; changed in place
@@ -81,7 +81,7 @@ def read_checkpoint(
     best = [arrays[f'best/{i}'] for i in range(len(model.weights))] if 'best/0' in arrays else None
     return State(about['history'], about['start_loss'], best)
 
-# %% ../nbs/15_checkpoints.ipynb #cell014
+# %% ../nbs/15_checkpoints.ipynb #cell019
 class _AfterEachEpoch(keras.callbacks.Callback):
     "Note what an epoch gave, remember the best weights, stop when nothing is gained, and write the checkpoint."
 
@@ -99,7 +99,7 @@ class _AfterEachEpoch(keras.callbacks.Callback):
         if self.path:
             write_checkpoint(self.path, self.model, self.state, self.key)
 
-# %% ../nbs/15_checkpoints.ipynb #cell015
+# %% ../nbs/15_checkpoints.ipynb #cell020
 def fit(
     model: keras.Model,  # compiled; changed in place
     train: Callable[[int], tf.data.Dataset],  # from the number of an epoch, batches of it and all later ones, one after the other

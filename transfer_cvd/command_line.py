@@ -65,17 +65,23 @@ FineTuneEpochs = Annotated[
 Schedule = Annotated[Optional[str], _option('tutorial: 10 epochs with a low learning rate. fast: 2 with one that rises and falls.', 'tutorial; on photos of your own fast')]
 Augment = Annotated[str, typer.Option(help='none; flip: photos mirrored at random; full: mirrored and turned, which takes many times as long.')]
 Dropout = Annotated[float, typer.Option(help='The share of the features that the head does without in each step of training, from 0 to below 1.')]
-FineTuneFrom = Annotated[Optional[str], _option('The first layer that fine-tuning trains.', 'where the last third begins')]
-ClassWeights = Annotated[bool, typer.Option(help='Count photos of small classes for more where classes differ in size by more than 3 to 1.')]
 
 # %% ../nbs/21_command_line.ipynb #cell014
+FineTuneFrom = Annotated[Optional[str], _option('The first layer that fine-tuning trains.', 'where the last third begins')]
+
+# %% ../nbs/21_command_line.ipynb #cell015
+ClassWeights = Annotated[bool, typer.Option(help='Count photos of small classes for more where classes differ in size by more than 3 to 1.')]
+
+# %% ../nbs/21_command_line.ipynb #cell017
 CacheDir = Annotated[Optional[Path], _option('Where activations are kept.', 'the folder for caches of your system')]
 NoCache = Annotated[bool, typer.Option('--no-cache', help='Keep activations only as long as the run lasts.')]
 CacheLimit = Annotated[float, typer.Option(help='Gigabytes; beyond, activations that were not used for the longest time are removed.')]
+
+# %% ../nbs/21_command_line.ipynb #cell018
 Precision = Annotated[str, typer.Option('--activations', help='float16 or float32: how the activations that fine-tuning starts from are kept.')]
 EngineName = Annotated[str, typer.Option('--engine', help='tensorflow, openvino or onnxruntime runs the frozen layers; auto takes the fastest that is installed.')]
 
-
+# %% ../nbs/21_command_line.ipynb #cell019
 def _resume(context: typer.Context, folder: Path) -> dict:
     "The settings of an unfinished run. Raises `InputError` if there is none, or if others are given too."
     given = [f'--{name.replace("_", "-")}' for name in context.params if name != 'resume' and context.get_parameter_source(name).name == 'COMMANDLINE']
@@ -86,7 +92,7 @@ def _resume(context: typer.Context, folder: Path) -> dict:
         raise InputError(f'there is no unfinished run for {folder}: nothing to resume')
     return settings
 
-
+# %% ../nbs/21_command_line.ipynb #cell020
 def _train(out: Path, settings: dict) -> None:
     "Train in the unfinished folder for `out`; print the results and what is in it in the end."
     if settings['offline']:
@@ -101,7 +107,7 @@ def _train(out: Path, settings: dict) -> None:
     for path in sorted(out.iterdir()):
         print(path)
 
-# %% ../nbs/21_command_line.ipynb #cell016
+# %% ../nbs/21_command_line.ipynb #cell022
 @app.command()
 def train(
     context: typer.Context,
@@ -138,7 +144,7 @@ def train(
     }
     _train(resume or out, _resume(context, resume) if resume else settings)
 
-# %% ../nbs/21_command_line.ipynb #cell018
+# %% ../nbs/21_command_line.ipynb #cell024
 @app.command()
 def cache(
     clear: Annotated[bool, typer.Option('--clear', help='Remove all of it.')] = False,
@@ -154,7 +160,7 @@ def cache(
     total = sum(entry.n_bytes for entry in store.entries())
     print(f'{total / 1e9:.2f} GB in {store.folder}')
 
-# %% ../nbs/21_command_line.ipynb #cell020
+# %% ../nbs/21_command_line.ipynb #cell026
 ModelPath = Annotated[Path, typer.Argument(help='A model.keras file that `transfer_cvd train` wrote, or an export of it.')]
 Json = Annotated[bool, typer.Option('--json', help='Print one JSON object a line, and nothing else.')]
 
@@ -167,7 +173,7 @@ def _open(model: Path):
 
     return open_classifier(model)
 
-# %% ../nbs/21_command_line.ipynb #cell021
+# %% ../nbs/21_command_line.ipynb #cell027
 @app.command()
 def predict(
     model: ModelPath,
@@ -189,7 +195,7 @@ def predict(
             print(f'{printable(answer.path)}: {shown}')
     return int(any(answer.error for answer in answers))
 
-# %% ../nbs/21_command_line.ipynb #cell023
+# %% ../nbs/21_command_line.ipynb #cell029
 @app.command()
 def evaluate(
     model: ModelPath,
@@ -211,7 +217,7 @@ def evaluate(
             print(f'{name}: no photos' if recall is None else f'{name}: {recall:.3f} found')
     return int(bool(evaluation.unreadable))
 
-# %% ../nbs/21_command_line.ipynb #cell025
+# %% ../nbs/21_command_line.ipynb #cell031
 @app.command()
 def explain(
     model: Annotated[Path, typer.Argument(help='A model.keras file that `transfer_cvd train` wrote.')],
@@ -231,7 +237,7 @@ def explain(
         raise InputError(f'cannot write {out} ({error.strerror}): choose another --out') from None
     print(out)
 
-# %% ../nbs/21_command_line.ipynb #cell026
+# %% ../nbs/21_command_line.ipynb #cell032
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help='A model.keras file that `transfer_cvd train` wrote.')],
@@ -249,7 +255,7 @@ def export(
 
     print(export_classifier(Classifier.load(model), form, out, data))
 
-# %% ../nbs/21_command_line.ipynb #cell027
+# %% ../nbs/21_command_line.ipynb #cell033
 @app.command()
 def bases() -> None:
     """List the pretrained networks, with what they cost and what they know."""
@@ -257,7 +263,7 @@ def bases() -> None:
 
     print(bases_table())
 
-# %% ../nbs/21_command_line.ipynb #cell029
+# %% ../nbs/21_command_line.ipynb #cell035
 def main() -> None:
     """Run the command line: exit code 0, 1 if some photos could not be read, 2 for wrong input, 130 when stopped by Ctrl-C."""
     try:

@@ -189,17 +189,43 @@ def _check(epochs: int | None, fine_tune_epochs: int | None, schedule: str | Non
 CHECKPOINTS = 'checkpoints'  # the folder in that of the run, until the run is done
 
 
-def _stage_arguments(folder: Path, stage: str, settings: tuple, data: Data, base: keras.Model, watch: Stopwatch, tensorboard: bool) -> dict:
+def _stage_arguments(folder: Path, stage: str, settings: dict, data: Data, watch: Stopwatch, tensorboard: bool) -> dict:
     "What both stages give to `fit`: where its checkpoint is, what it belongs to, and who is to be told of each epoch."
     places = [(data.series_of(split)[0].identity, data.series_of(split)[1].tolist()) for split in ('train', 'validation')]
     callbacks = [Clock(watch)]
     if tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(folder / 'tensorboard' / stage, write_graph=False))
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
-    return {'checkpoint': folder / CHECKPOINTS / f'{stage}.npz', 'key': sha256(json.dumps([settings, places]).encode()).hexdigest(),
+    return {'checkpoint': folder / CHECKPOINTS / f'{stage}.npz', 'key': sha256(json.dumps([settings, places], sort_keys=True).encode()).hexdigest(),
             'callbacks': callbacks, 'verbose': 1 if sys.stdout.isatty() else 2}
 
 # %% ../nbs/20_runs.ipynb #cell022
+def _train(folder: Path, base: keras.Model, data: Data, options: dict, store: Store, watch: Stopwatch, tensorboard: bool) -> tuple:
+    "Both stages: the model, the data as they were used, and what the report says of them."
+    options['schedule'] = options['schedule'] or ('fast' if data.photos else 'tutorial')
+    if options['fine_tune_epochs'] is None:
+        options['fine_tune_epochs'] = FAST_EPOCHS if options['schedule'] == 'fast' else EPOCHS
+    epochs, fine_tune_epochs, from_layer = (options[name] for name in ('epochs', 'fine_tune_epochs', 'from_layer'))
+    keeping = {'store': store, 'fine_tune_from': from_layer if fine_tune_epochs else None}
+    weights, found = None, {'schedule': options['schedule']}
+    if data.photos:
+        features, data, groups, weights, of_folder = _settle(base, data, **keeping, weigh_classes=options['weigh_classes'])
+        found |= of_folder
+    settings = options | {'base': base.name, 'size': base.input_shape, 'dtype': store.dtype, 'engine': store.engine}
+    arguments = {stage: _stage_arguments(folder, stage, settings, data, watch, tensorboard) for stage in ('feature_extraction', 'fine_tuning')}
+    if data.photos and epochs is None:
+        model = train_head_fully(base, data, features, groups, weights, options['dropout'])
+    else:
+        model = train_head(base, data, epochs or EPOCHS, dropout=options['dropout'], augment=options['augment'], class_weight=weights,
+                           **keeping, **arguments['feature_extraction'])
+    watch.lap('feature_extraction')
+    if fine_tune_epochs:
+        tune = fine_tune_fast if options['schedule'] == 'fast' else fine_tune
+        tune(model, data, from_layer, fine_tune_epochs, store=store, augment=options['augment'], class_weight=weights, **arguments['fine_tuning'])
+        watch.lap('fine_tuning')
+    return model, data, found | {'engine': store.computed_by}
+
+# %% ../nbs/20_runs.ipynb #cell023
 def run(
     folder: Path,  # an empty folder for the results, or one with checkpoints of the same run
     data_name: str | None = None,  # for `load_data`, by default that of `defaults`
@@ -224,36 +250,14 @@ def run(
     used = used._replace(data=str(data_name or used.data), base=base_name or used.base)
     print(used, flush=True)
     keras.utils.set_random_seed(seed)
-    watch, store = Stopwatch(), store or Store()
-    base = base_model(used.base, image_size)
-    from_layer = fine_tune_from or FINE_TUNE_FROM[used.base]
-    layer_position(base, from_layer)
+    watch, base = Stopwatch(), base_model(used.base, image_size)
+    options = dict(batch_size=batch_size, epochs=epochs, fine_tune_epochs=fine_tune_epochs, from_layer=fine_tune_from or FINE_TUNE_FROM[used.base],
+                   schedule=schedule, augment=augment, dropout=dropout, seed=seed, weigh_classes=weigh_classes)
+    layer_position(base, options['from_layer'])
     data = load_data(used.data, base.input_shape[1], batch_size, seed, max_broken)
     announce(data)
     watch.lap('data')
-
-    schedule = schedule or ('fast' if data.photos else 'tutorial')
-    if fine_tune_epochs is None:
-        fine_tune_epochs = FAST_EPOCHS if schedule == 'fast' else EPOCHS
-    both = {'store': store, 'fine_tune_from': from_layer if fine_tune_epochs else None}
-    found, weights = {'schedule': schedule}, None
-    if data.photos:
-        features, data, groups, weights, of_folder = _settle(base, data, **both, weigh_classes=weigh_classes)
-        found |= of_folder
-    settings = (used.base, base.input_shape, batch_size, epochs, fine_tune_epochs, from_layer, schedule, augment, dropout, seed, weights,
-                store.dtype, store.engine)
-    arguments = {stage: _stage_arguments(folder, stage, settings, data, base, watch, tensorboard) for stage in ('feature_extraction', 'fine_tuning')}
-    if data.photos and epochs is None:
-        model = train_head_fully(base, data, features, groups, weights, dropout)
-    else:
-        model = train_head(base, data, epochs or EPOCHS, dropout=dropout, augment=augment, class_weight=weights, **both,
-                           **arguments['feature_extraction'])
-    watch.lap('feature_extraction')
-    if fine_tune_epochs:
-        tune = fine_tune_fast if schedule == 'fast' else fine_tune
-        model = tune(model, data, from_layer, fine_tune_epochs, store=store, augment=augment, class_weight=weights, **arguments['fine_tuning'])
-        watch.lap('fine_tuning')
-    found['engine'] = store.computed_by
+    model, data, found = _train(folder, base, data, options, store or Store(), watch, tensorboard)
     results = write_run(folder, model, data, used.base, watch, found)
     shutil.rmtree(folder / CHECKPOINTS)
     return results

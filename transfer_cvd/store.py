@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'PREPROCESSING', 'PASS_BATCH', 'fingerprint', 'Entry', 'NoRoom', 'Wanted', 'Kept', 'default_folder',
-           'Description', 'describe', 'Store', 'keep', 'read_kept', 'mirror']
+           'Description', 'describe', 'Store', 'make_room', 'keep', 'read_kept', 'mirror']
 
 # %% ../nbs/15_store.ipynb #cell002
 import contextlib
@@ -56,7 +56,7 @@ BLOCK = 256  # photos
 def _checksum(values: np.ndarray) -> int:
     return int.from_bytes(blake2b(np.ascontiguousarray(values).data, digest_size=8).digest(), 'little') or 1
 
-
+# %% ../nbs/15_store.ipynb #cell013
 class Entry:
     """An array `(n, ...)` on disk, written block by block, each with a checksum."""
 
@@ -93,7 +93,7 @@ class Entry:
                 file.seek(start)
                 file.write(content)
 
-# %% ../nbs/15_store.ipynb #cell015
+# %% ../nbs/15_store.ipynb #cell020
 PREPROCESSING = 'scaled to [-1, 1], then bilinear, 1'  # another text when `format_example` gives other pictures
 
 
@@ -123,9 +123,9 @@ def default_folder() -> Path:
 
 
 def _size(n_bytes: float) -> str:
-    return f'{n_bytes / 1e9:.1f} GB' if n_bytes >= 1e9 else f'{n_bytes / 1e6:.0f} MB'
+    return f'{n_bytes / 1e9:.1f} GB' if n_bytes >= 1e9 else f'{n_bytes / 1e6:.3g} MB'
 
-# %% ../nbs/15_store.ipynb #cell017
+# %% ../nbs/15_store.ipynb #cell022
 class Description(NamedTuple):
     """An entry as it is listed."""
 
@@ -149,7 +149,7 @@ def describe(
     except (OSError, ValueError, KeyError):
         return None
 
-# %% ../nbs/15_store.ipynb #cell020
+# %% ../nbs/15_store.ipynb #cell025
 class Store:
     """Activations on disk: where they are kept, up to which size, as which kind of number, and which engine computes them."""
 
@@ -182,23 +182,24 @@ class Store:
             return False
         return True
 
-    def make_room(
-        self,
-        n_bytes: int,  # that are needed
-        keep: set[Path],  # folders of entries that must stay
-    ) -> None:
-        """Remove what was not used for the longest time until there is room. Raises `NoRoom` if there cannot be."""
-        entries = self.entries()
-        used = sum(entry.n_bytes for entry in entries)
-        for entry in reversed(entries):
-            if used + n_bytes > 1e9 * self.limit and entry.folder not in keep and self.remove(entry):
-                used -= entry.n_bytes
-        free = shutil.disk_usage(self.folder).free
-        if n_bytes > free or used + n_bytes > 1e9 * self.limit:
-            room = f'{_size(free)} are free' if n_bytes > free else f'the limit is {self.limit:g} GB'
-            raise NoRoom(f'activations need {_size(n_bytes)} in {printable(self.folder)}, where {room}')
+# %% ../nbs/15_store.ipynb #cell026
+def make_room(
+    store: Store,  # which one
+    n_bytes: int,  # that are needed
+    keep: set[Path],  # folders of entries that must stay
+) -> None:
+    """Remove what was not used for the longest time until there is room. Raises `NoRoom` if there cannot be."""
+    entries = store.entries()
+    used = sum(entry.n_bytes for entry in entries)
+    for entry in reversed(entries):
+        if used + n_bytes > 1e9 * store.limit and entry.folder not in keep and store.remove(entry):
+            used -= entry.n_bytes
+    free = shutil.disk_usage(store.folder).free
+    if n_bytes > free or used + n_bytes > 1e9 * store.limit:
+        room = f'{_size(free)} are free' if n_bytes > free else f'the limit is {store.limit:g} GB'
+        raise NoRoom(f'activations need {_size(n_bytes)} in {printable(store.folder)}, where {room}')
 
-# %% ../nbs/15_store.ipynb #cell024
+# %% ../nbs/15_store.ipynb #cell032
 PASS_BATCH = 32  # photos; BLOCK is a multiple of it
 
 
@@ -213,8 +214,8 @@ def _blocks(entries: list[Entry]) -> tuple[list[range], list[set[int]]]:
             runs.append(range(block, block + 1))
     return runs, lacking
 
-
-def _engine(store: 'Store', network: keras.Model, sample: np.ndarray, n_photos: int) -> Engine:
+# %% ../nbs/15_store.ipynb #cell035
+def _engine(store: Store, network: keras.Model, sample: np.ndarray, n_photos: int) -> Engine:
     "The engine for a network: the one that was chosen for it before, or the one to choose for so many photos."
     known = fingerprint(network)
     if known not in store.engines:
@@ -222,7 +223,18 @@ def _engine(store: 'Store', network: keras.Model, sample: np.ndarray, n_photos: 
     return store.engines[known]
 
 
-def _compute(store: 'Store', entries: list[Entry], models: list[keras.Model], photos: Callable, labels: np.ndarray) -> str:
+def _write_block(entry: Entry, block: int, pieces: list[np.ndarray], lacking: set[int]) -> None:
+    "Write what was computed for a block, if the entry lacks it."
+    if block not in lacking:
+        return
+    with np.errstate(over='ignore'):
+        values = np.concatenate(pieces).astype(entry.values.dtype)
+    if not np.isfinite(values).all():
+        raise InputError(f'some activations are too large for {entry.values.dtype}, or no numbers: keep them as float32')
+    entry.write(block, values)
+
+# %% ../nbs/15_store.ipynb #cell037
+def _compute(store: Store, entries: list[Entry], models: list[keras.Model], photos: Callable, labels: np.ndarray) -> str:
     "Fill in what the entries lack, in one pass over the photos concerned; return which engine did it, '' if nothing was to do."
     runs, lacking = _blocks(entries)
     if not runs:
@@ -248,18 +260,7 @@ def _compute(store: 'Store', entries: list[Entry], models: list[keras.Model], ph
                     waiting, block = [[] for _ in lacks], block + 1
     return str(engine)
 
-
-def _write_block(entry: Entry, block: int, pieces: list[np.ndarray], lacking: set[int]) -> None:
-    "Write what was computed for a block, if the entry lacks it."
-    if block not in lacking:
-        return
-    with np.errstate(over='ignore'):
-        values = np.concatenate(pieces).astype(entry.values.dtype)
-    if not np.isfinite(values).all():
-        raise InputError(f'some activations are too large for {entry.values.dtype}, or no numbers: keep them as float32')
-    entry.write(block, values)
-
-# %% ../nbs/15_store.ipynb #cell025
+# %% ../nbs/15_store.ipynb #cell038
 def _open(store: Store, wanted: Wanted, network: str, data, series) -> tuple[Path, dict, Entry | None]:
     "Folder and key of what is wanted, whose model has the fingerprint `network`, and the entry if it is there."
     key = {'photos': series.identity, 'network': network, 'size': data.image_size, 'preprocessing': PREPROCESSING,
@@ -271,13 +272,13 @@ def _open(store: Store, wanted: Wanted, network: str, data, series) -> tuple[Pat
     os.utime(folder / 'entry.json')
     return folder, key, Entry(folder, len(series.labels), wanted.model.output_shape[1:], wanted.dtype)
 
-
+# %% ../nbs/15_store.ipynb #cell039
 def _make(store: Store, wanted: list[Wanted], opened: list[tuple], data, n: int) -> list[Entry]:
     "The entries of all that is wanted; those that are not there are made, empty, after room was made for them."
     row_sizes = [np.dtype(each.dtype).itemsize * math.prod(each.model.output_shape[1:]) for each in wanted]
     needed = sum(n * size for size, (_, _, entry) in zip(row_sizes, opened) if entry is None)
     if needed:
-        store.make_room(needed, keep={folder for folder, _, _ in opened})
+        make_room(store, needed, keep={folder for folder, _, _ in opened})
         print(f'activations of {n:,} photos: {_size(needed)} in {printable(store.folder)}', file=sys.stderr, flush=True)
     entries = []
     for each, (folder, key, entry) in zip(wanted, opened):
@@ -291,7 +292,7 @@ def _make(store: Store, wanted: list[Wanted], opened: list[tuple], data, n: int)
         entries.append(entry)
     return entries
 
-
+# %% ../nbs/15_store.ipynb #cell040
 def _note_engine(folder: Path, engine: str) -> str:
     "Write to an entry which engine computed it, unless that is known; return which one it was."
     path = folder / 'entry.json'
@@ -302,7 +303,7 @@ def _note_engine(folder: Path, engine: str) -> str:
             beside.write_text(json.dumps(known, indent=1), encoding='utf-8')
     return known['engine']
 
-# %% ../nbs/15_store.ipynb #cell027
+# %% ../nbs/15_store.ipynb #cell042
 def keep(
     store: Store,  # where to
     data,  # a `Data`
@@ -331,7 +332,7 @@ def keep(
         raise InputError(f'cannot write to {printable(store.folder)} ({os.strerror(error.errno)}): choose another folder for activations') from None
     return [Kept(entry.values, series.labels, places) for entry in entries]
 
-# %% ../nbs/15_store.ipynb #cell035
+# %% ../nbs/15_store.ipynb #cell056
 def read_kept(
     kept: Kept,  # from `keep`
     positions: tf.data.Dataset,  # batches of positions in the split, int64
@@ -353,7 +354,7 @@ def read_kept(
 
     return positions.enumerate(first).map(read, tf.data.AUTOTUNE).prefetch(2)
 
-# %% ../nbs/15_store.ipynb #cell038
+# %% ../nbs/15_store.ipynb #cell062
 def mirror(
     wanted: Wanted,  # something to compute for each photo
 ) -> Wanted:

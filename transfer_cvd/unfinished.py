@@ -67,7 +67,7 @@ def _is_bare(work: Path) -> bool:
     "Whether there is nothing in the folder that would be a loss."
     return not any(path.is_file() and path.name not in (LOCK, SETTINGS) for path in work.rglob('*'))
 
-
+# %% ../nbs/20_unfinished.ipynb #cell009
 @contextmanager
 def unfinished(
     out: Path,  # must not exist, or be an empty folder
