@@ -113,7 +113,7 @@ def test_what_float16_cannot_hold_is_an_error(tmp_path):
 def test_a_disk_that_is_too_small_is_noticed_before(tmp_path, monkeypatch):
     usage = namedtuple('usage', 'total used free')
     monkeypatch.setattr(module.shutil, 'disk_usage', lambda _: usage(1000, 0, 1000))
-    with pytest.raises(NoRoom, match='0 MB are free'):
+    with pytest.raises(NoRoom, match='0.001 MB are free'):
         kept(tmp_path)
     assert not Store(tmp_path).entries()
 
