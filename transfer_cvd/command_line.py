@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'DataName', 'BaseName', 'ImageSize', 'Epochs', 'FineTuneEpochs', 'Schedule', 'Augment', 'Dropout',
            'FineTuneFrom', 'ClassWeights', 'CacheDir', 'NoCache', 'CacheLimit', 'Precision', 'EngineName', 'ModelPath',
-           'Json', 'load_tensorflow', 'train', 'cache', 'predict', 'evaluate', 'explain', 'export', 'bases', 'main']
+           'Json', 'STOPPED', 'load_tensorflow', 'train', 'cache', 'predict', 'evaluate', 'explain', 'export', 'bases',
+           'main']
 
 # %% ../nbs/21_command_line.ipynb #cell003
 import json
@@ -15,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from typer.exceptions import Abort, TyperException
+from typer.exceptions import TyperException
 
 from .offline import SWITCH, InputError, offline as is_offline
-from .unfinished import read_settings, unfinished
+from .unfinished import Stopped, read_settings, unfinished
 
 # %% ../nbs/21_command_line.ipynb #cell006
 def load_tensorflow() -> None:
@@ -264,16 +265,21 @@ def bases() -> None:
     print(bases_table())
 
 # %% ../nbs/21_command_line.ipynb #cell035
+STOPPED = 130  # exit code after Ctrl-C
+
+
 def main() -> None:
     """Run the command line: exit code 0, 1 if some photos could not be read, 2 for wrong input, 130 when stopped by Ctrl-C."""
     try:
         status = app(standalone_mode=False)
+        if status == STOPPED:  # what Typer makes of Ctrl-C
+            _fail('stopped; nothing was written', STOPPED)
     except InputError as error:
         status = _fail(str(error), 2)
     except TyperException as error:
         status = _fail(f'{error.format_message()} (transfer_cvd --help lists what there is)', 2)
-    except (KeyboardInterrupt, Abort) as stop:
-        status = _fail(str(stop) or 'stopped; nothing was written', 130)
+    except Stopped as stop:
+        status = _fail(str(stop), STOPPED)
     sys.exit(status or 0)
 
 
