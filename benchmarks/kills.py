@@ -32,22 +32,36 @@ def killing(write, of_stage):
     def wrapped(*arguments):
         calls.append(of_stage(arguments[0]))
         if calls[-1] and sum(calls) == n:
+            if not seconds: os.kill(os.getpid(), signal.SIGKILL)
             threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
         return write(*arguments)
     return wrapped
 
 store.Entry.write = killing(store.Entry.write, lambda entry: stage == 'pass')
 checkpoints.write_checkpoint = killing(checkpoints.write_checkpoint, lambda path: path.stem == stage)
-''' + COMMAND
+''' + COMMAND  # arguments: a stage; when it is about to write for which time; how many seconds after that
 WRITES = {'pass': 5, 'feature_extraction': 3, 'fine_tuning': 3}  # of these, one is chosen
 SECONDS = {'pass': 1.5, 'feature_extraction': 0.6, 'fine_tuning': 5.0}  # the longest a clock runs
 
 
-def train(folder: Path, out: str, *before: str, code: str = COMMAND) -> subprocess.CompletedProcess:
-    """The command, in a process of its own."""
-    command = ['train', '--offline', '--data', 'pets', '--image-size', '64', '--epochs', '3', '--fine-tune-epochs', '3', '--schedule', 'tutorial',
-               '--dropout', '0.2', '--cache-dir', f'cache of {out}', '--out', out]
-    return subprocess.run([sys.executable, '-c', code, *before, *command], cwd=folder, capture_output=True, text=True)
+def draw(folder: Path) -> None:
+    """Six hundred pets, in sub-folders of `pets`."""
+    for i in range(600):
+        path = folder / 'pets' / ('cat', 'dog')[i % 2] / f'{i}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_pet(path.parent.name, np.random.default_rng(i))).resize((64, 64)).save(path)
+
+
+def command(*arguments: str, code: str = COMMAND, folder: Path) -> subprocess.CompletedProcess:
+    """Run the command line in a process of its own."""
+    return subprocess.run([sys.executable, '-c', code, *arguments], cwd=folder, capture_output=True, text=True, env=os.environ | {'TF_CPP_MIN_LOG_LEVEL': '3'})
+
+
+def train(folder: Path, out: str, *killed: str) -> subprocess.CompletedProcess:
+    """Train on the pets; `killed` are the arguments of KILLED, if it is to be killed."""
+    options = ['train', '--offline', '--data', 'pets', '--image-size', '64', '--epochs', '3', '--fine-tune-epochs', '3', '--schedule', 'tutorial',
+               '--dropout', '0.2', '--tensorboard', '--cache-dir', f'cache of {out}', '--out', out]
+    return command(*killed, *options, code=KILLED if killed else COMMAND, folder=folder)
 
 
 def results(folder: Path, out: str) -> tuple:
@@ -62,7 +76,7 @@ def kill(folder: Path, stage: str, number: int) -> dict:
     """Kill a run once, begin it again, and compare."""
     rng, out = random.Random(f'{stage} {number}'), f'{stage} {number}'
     n, seconds = rng.randint(1, WRITES[stage]), rng.uniform(0, SECONDS[stage])
-    killed = train(folder, out, stage, str(n), str(seconds), code=KILLED)
+    killed = train(folder, out, stage, str(n), str(seconds))
     resumed = train(folder, out)
     return {'write': n, 'clock': round(seconds, 2), 'killed': killed.returncode == -signal.SIGKILL,
             'equal': resumed.returncode == 0 and results(folder, out) == results(folder, 'whole')}
@@ -81,13 +95,9 @@ def table(rows: list[dict]) -> str:
 
 
 if __name__ == '__main__':
-    os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
     found = Rows(RESULTS / 'kills.jsonl')
     with tempfile.TemporaryDirectory() as place:
-        for i in range(600):
-            path = Path(place, 'pets', ('cat', 'dog')[i % 2], f'{i}.png')
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(draw_pet(path.parent.name, np.random.default_rng(i))).resize((64, 64)).save(path)
+        draw(Path(place))
         train(Path(place), 'whole')
         for number in range(5):
             for stage in WRITES:

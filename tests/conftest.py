@@ -2,7 +2,9 @@
 import contextlib
 import io
 import os
+import sys
 import tempfile
+from pathlib import Path
 
 os.environ['TRANSFER_CVD_OFFLINE'] = '1'
 os.environ.setdefault('XDG_CACHE_HOME', tempfile.mkdtemp())  # what is remembered of photos
@@ -12,6 +14,8 @@ os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')  # with more of them, many sm
 import numpy as np
 import pytest
 from PIL import Image
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / 'benchmarks'))  # some tests run what a benchmark measures
 
 
 @pytest.fixture(scope='session')

@@ -37,6 +37,7 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from transfer_cvd.offline import offline
+from transfer_cvd.photos import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = 'transfer_cvd'  # of the notebook's metadata, where `save` writes what the outputs are of
@@ -249,12 +250,8 @@ def save_notebook(path: Path) -> None:
     run(nb, path)
     clean_outputs(nb)
     nb.metadata[KEY] = provenance(nb)
-    beside = path.with_name(f'.{path.name}-{os.getpid()}')
-    try:
+    with replacing(path) as beside:
         nbformat.write(as_nbdev_cleans(nb), beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 # Checking

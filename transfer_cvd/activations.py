@@ -11,7 +11,7 @@ import math
 import keras
 import numpy as np
 
-from .offline import InputError, unknown_name
+from .offline import unknown_name
 
 # %% ../nbs/15_activations.ipynb #cell007
 def layer_position(

@@ -109,17 +109,15 @@ class _Batching:
     "What `Data` can do with photos: format, shuffle and batch them."
 
     def batches(self, raw: tf.data.Dataset, shuffle: bool = False) -> tf.data.Dataset:
-        """Format the photos of `raw` and batch them, in order or shuffled."""
+        """Format the photos of `raw` and batch them, in order, or shuffled with a buffer of 1,000, anew each time they are gone through."""
         formatted = self.format(raw)
-        return self.shuffle_and_batch(formatted) if shuffle else formatted.batch(self.batch_size).prefetch(2)
+        if shuffle:
+            formatted = formatted.shuffle(1000, seed=self.seed)
+        return formatted.batch(self.batch_size).prefetch(2)
 
     def format(self, raw: tf.data.Dataset) -> tf.data.Dataset:
         """Scale and resize the photos of `raw`, several at once."""
         return raw.map(partial(format_example, image_size=self.image_size), tf.data.AUTOTUNE)
-
-    def shuffle_and_batch(self, examples: tf.data.Dataset) -> tf.data.Dataset:
-        """Shuffle with a buffer of 1,000, anew in each epoch, and batch. The order follows from `seed` alone."""
-        return examples.shuffle(1000, seed=self.seed).batch(self.batch_size).prefetch(2)
 
     def epochs(self, examples: tf.data.Dataset, last: int, first: int = 0) -> tf.data.Dataset:
         """Batches of the epochs from `first` to before `last`, counted from 0, one after the other, shuffled with a buffer of 1,000.
@@ -152,11 +150,13 @@ class _Taking:
 
     def take(self, n: int) -> 'Data':
         """Return data with only the first `n` photos of each split, or fewer where there are no more."""
-        splits = {split: (getattr(self, f'raw_{split}').take(n), *self.series_of(split)) for split in SPLITS}
-        series = {split: (Series(_identity(whole.identity, split, str(n)), raw, whole.labels[places[:n]]), np.arange(len(places[:n])))
-                  for split, (raw, whole, places) in splits.items()}
-        return replace(self, **{f'raw_{split}': raw for split, (raw, _, _) in splits.items()}, series=series,
-                       counts={split: count_labels(part.labels, self.class_names) for split, (part, _) in series.items()},
+        first = {}
+        for split in SPLITS:
+            whole, places = self.series_of(split)
+            first[split] = Series(_identity(whole.identity, split, str(n)), getattr(self, f'raw_{split}').take(n), whole.labels[places[:n]])
+        return replace(self, **{f'raw_{split}': part.raw for split, part in first.items()},
+                       series={split: (part, np.arange(len(part.labels))) for split, part in first.items()},
+                       counts={split: count_labels(part.labels, self.class_names) for split, part in first.items()},
                        paths={split: paths[:n] for split, paths in self.paths.items()})
 
 # %% ../nbs/00_data.ipynb #cell045

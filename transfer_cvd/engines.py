@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .offline import InputError, unknown_name
+from .offline import InputError, import_openvino, unknown_name
 
 # %% ../nbs/15_engines.ipynb #cell009
 ENGINES = ('tensorflow', 'openvino', 'onnxruntime')
@@ -95,9 +95,7 @@ def in_openvino(
     graph: Callable,  # of `inference`
 ) -> tuple[Callable, str]:
     """What `Engine` needs, `run` and `precision`, with OpenVINO on all cores, in the precision that it chooses for this processor."""
-    sys.modules.setdefault('openvino_telemetry', None)  # OpenVINO takes it for not installed and reports nothing
-    import openvino
-
+    openvino = import_openvino()
     settings = {'PERFORMANCE_HINT': 'LATENCY', 'ENABLE_CPU_PINNING': False}
     compiled = openvino.compile_model(openvino.convert_model(graph), 'CPU', settings)
     outputs = [compiled.output(tensor.name) for tensor in graph.outputs]

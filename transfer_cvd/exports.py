@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .offline import InputError, unknown_name
+from .offline import InputError, import_openvino, unknown_name
 from .photos import look_into, printable
 from .predicting import BATCH, MEMBER, Predictor, formatted_batches, labelled_photos, list_photos, run_afresh
 
@@ -200,20 +200,12 @@ def read_onnx(
     return lambda images: session.run(None, {session.get_inputs()[0].name: images})[0], about
 
 # %% ../nbs/18_exports.ipynb #cell041
-def _openvino():
-    "The package, which reports its use over the network unless its part for that is missing; so it is made to be missing."
-    sys.modules.setdefault('openvino_telemetry', None)
-    import openvino
-
-    return openvino
-
-
 def write_openvino(
     classifier,  # a `Classifier`
     path: Path,  # the .xml file; a .bin file is written beside it
 ) -> None:
     """Write OpenVINO's two files with our description among the graph's runtime information."""
-    openvino = _openvino()
+    openvino = import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, 'plain.xml')
         formatted_model(classifier).export(str(plain), format='openvino', verbose=False)
@@ -227,7 +219,7 @@ def read_openvino(
 ) -> tuple[Callable, dict]:
     """Return a function from formatted photos to probabilities, and what is known of the classifier."""
     require_packages('an .xml file of OpenVINO', FORMATS['openvino'].packages)
-    core = _openvino().Core()
+    core = import_openvino().Core()
     model = core.read_model(path)
     about = json.loads(model.get_rt_info(MEMBER).astype(str))
     compiled = core.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})

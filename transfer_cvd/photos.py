@@ -8,7 +8,7 @@ __all__ = ['MAX_BYTES', 'EXTRA', 'BRANDS', 'MAX_PIXELS', 'SUFFIXES', 'LITTER', '
            'to_rgb', 'shrink', 'heif_reader', 'reason_of', 'decode_photo', 'read_photo', 'is_ignored', 'look_into',
            'files_below', 'Listed', 'Listing', 'find_roots', 'list_folder', 'list_table', 'content_hash', 'place',
            'split_at', 'fill_splits', 'assign_splits', 'plain_jpeg_strip', 'check_sound', 'Facts', 'examine',
-           'default_memory', 'recall', 'replacing', 'remember', 'tell_apart', 'examine_all', 'Examined',
+           'cache_folder', 'default_memory', 'recall', 'replacing', 'remember', 'tell_apart', 'examine_all', 'Examined',
            'examine_listing', 'check_broken', 'check_not_empty', 'check_different', 'set_aside_contradictory',
            'PhotoFolder', 'to_distribute', 'split_photos', 'class_warnings', 'split_warnings', 'copy_warnings',
            'check_trained', 'find_photos']
@@ -475,13 +475,18 @@ def examine(
     return Facts(len(data), time, content_hash(data).hex(), reason)
 
 # %% ../nbs/13_photos.ipynb #cell111
+def cache_folder() -> Path:
+    """Return our folder among the user's caches."""
+    caches = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    return Path(caches) / 'transfer_cvd'
+
+
 def default_memory(
     source: str | Path,  # a folder of photos or a table
 ) -> Path:
     """Return the file that remembers what was found in `source`."""
-    caches = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
     name = content_hash(os.fsencode(os.path.abspath(source))).hex()
-    return Path(caches) / 'transfer_cvd' / f'photos-{name}.json'
+    return cache_folder() / f'photos-{name}.json'
 
 
 def _readers() -> str:

@@ -202,16 +202,16 @@ def _stage_arguments(folder: Path, stage: str, settings: dict, data: Data, watch
 # %% ../nbs/20_runs.ipynb #cell022
 def _train(folder: Path, base: keras.Model, data: Data, options: dict, store: Store, watch: Stopwatch, tensorboard: bool) -> tuple:
     "Both stages: the model, the data as they were used, and what the report says of them."
-    options['schedule'] = options['schedule'] or ('fast' if data.photos else 'tutorial')
-    if options['fine_tune_epochs'] is None:
-        options['fine_tune_epochs'] = FAST_EPOCHS if options['schedule'] == 'fast' else EPOCHS
     epochs, fine_tune_epochs, from_layer = (options[name] for name in ('epochs', 'fine_tune_epochs', 'from_layer'))
+    schedule = options['schedule'] or ('fast' if data.photos else 'tutorial')
+    if fine_tune_epochs is None:
+        fine_tune_epochs = FAST_EPOCHS if schedule == 'fast' else EPOCHS
     keeping = {'store': store, 'fine_tune_from': from_layer if fine_tune_epochs else None}
-    weights, found = None, {'schedule': options['schedule']}
+    weights, found = None, {'schedule': schedule}
     if data.photos:
         features, data, groups, weights, of_folder = _settle(base, data, **keeping, weigh_classes=options['weigh_classes'])
         found |= of_folder
-    settings = options | {'base': base.name, 'size': base.input_shape, 'dtype': store.dtype, 'engine': store.engine}
+    settings = options | {'schedule': schedule, 'fine_tune_epochs': fine_tune_epochs, 'base': base.name, 'size': base.input_shape, 'dtype': store.dtype, 'engine': store.engine}
     arguments = {stage: _stage_arguments(folder, stage, settings, data, watch, tensorboard) for stage in ('feature_extraction', 'fine_tuning')}
     if data.photos and epochs is None:
         model = train_head_fully(base, data, features, groups, weights, options['dropout'])
@@ -220,7 +220,7 @@ def _train(folder: Path, base: keras.Model, data: Data, options: dict, store: St
                            **keeping, **arguments['feature_extraction'])
     watch.lap('feature_extraction')
     if fine_tune_epochs:
-        tune = fine_tune_fast if options['schedule'] == 'fast' else fine_tune
+        tune = fine_tune_fast if schedule == 'fast' else fine_tune
         tune(model, data, from_layer, fine_tune_epochs, store=store, augment=options['augment'], class_weight=weights, **arguments['fine_tuning'])
         watch.lap('fine_tuning')
     return model, data, found | {'engine': store.computed_by}

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-from .activations import split_base
+from .activations import split_base, with_products
 from .data import Data
 from .feature_extraction import compile_classifier
 from .fine_tuning import fine_tune, unfreeze_from
@@ -39,7 +39,7 @@ def find_learning_rate(
     lower, upper = split_base(unfreeze_from(model.layers[0], from_layer, freeze_batch_norm=True), from_layer)
     kept, = keep(store, data, 'train', Wanted(lower, store.dtype))
     rates = keras.optimizers.schedules.ExponentialDecay(lowest, steps - 1, highest / lowest)
-    above = compile_classifier(keras.Sequential([upper, *model.layers[1:]]), lowest, keras.optimizers.AdamW(rates))
+    above = compile_classifier(keras.Sequential([with_products(upper), *model.layers[1:]]), lowest, keras.optimizers.AdamW(rates))
     epochs = math.ceil(steps * data.batch_size / len(kept.places))
     losses = []
     for batch, labels in read_kept(kept, data.epochs(tf.data.Dataset.range(len(kept.places)), epochs)).take(steps):

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from tqdm import tqdm
 
 from .engines import Engine, choose_engine
 from .offline import InputError
-from .photos import printable, replacing
+from .photos import cache_folder, printable, replacing
 
 # %% ../nbs/15_store.ipynb #cell005
 def _operations(model: keras.Model) -> Iterator[keras.Operation]:
@@ -118,8 +119,7 @@ class Kept(NamedTuple):
 
 def default_folder() -> Path:
     """Where activations are kept unless another folder is given."""
-    caches = os.environ.get('XDG_CACHE_HOME') or Path('~/.cache').expanduser()
-    return Path(caches) / 'transfer_cvd' / 'activations'
+    return cache_folder() / 'activations'
 
 
 def _size(n_bytes: float) -> str:
@@ -165,7 +165,7 @@ class Store:
         self._temporary = tempfile.TemporaryDirectory(prefix='activations-') if folder is None else None
         self.folder = Path(self._temporary.name if folder is None else folder or default_folder()).expanduser()
         self.limit, self.dtype, self.engine = limit, dtype, engine
-        self.engines: dict[str, Engine] = {}  # the last that was chosen, by the fingerprint of its network
+        self.engines: dict[tuple[str, ...], Engine] = {}  # the last that was chosen, by the fingerprints of what it computes
         self.computed_by = ''  # name, precision and difference of the engine that computed what was asked for last
 
     def entries(self) -> list[Description]:
@@ -215,14 +215,6 @@ def _blocks(entries: list[Entry]) -> tuple[list[range], list[set[int]]]:
     return runs, lacking
 
 # %% ../nbs/15_store.ipynb #cell035
-def _engine(store: Store, network: keras.Model, sample: np.ndarray, n_photos: int) -> Engine:
-    "The engine for a network: the one that was chosen for it before, or the one to choose for so many photos."
-    known = fingerprint(network)
-    if known not in store.engines:
-        store.engines = {known: choose_engine(network, store.engine, sample, n_photos)}
-    return store.engines[known]
-
-
 def _write_block(entry: Entry, block: int, pieces: list[np.ndarray], lacking: set[int]) -> None:
     "Write what was computed for a block, if the entry lacks it."
     if block not in lacking:
@@ -234,62 +226,74 @@ def _write_block(entry: Entry, block: int, pieces: list[np.ndarray], lacking: se
     entry.write(block, values)
 
 # %% ../nbs/15_store.ipynb #cell037
-def _compute(store: Store, entries: list[Entry], models: list[keras.Model], photos: Callable, labels: np.ndarray) -> str:
+def _computed(run: range, photos: Callable, labels: np.ndarray, engine: Engine, bar: tqdm) -> Iterator[tuple[int, list[list[np.ndarray]]]]:
+    "Each block of a run with what was computed for it: for each output of the engine its pieces, batch by batch."
+    pieces, block = [], run.start
+    for images, found in photos(run.start * BLOCK, min(run.stop * BLOCK, len(labels))):
+        start = block * BLOCK + len(pieces) * PASS_BATCH
+        stop = start + len(found)
+        if (found.numpy() != labels[start:stop]).any():
+            raise ValueError('the photos came in another order than expected')
+        pieces.append(engine.run(images.numpy()))
+        bar.update()
+        if stop in ((block + 1) * BLOCK, len(labels)):
+            yield block, list(zip(*pieces))
+            pieces, block = [], block + 1
+
+
+def _compute(store: Store, entries: list[Entry], models: list[keras.Model], networks: list[str], photos: Callable, labels: np.ndarray) -> str:
     "Fill in what the entries lack, in one pass over the photos concerned; return which engine did it, '' if nothing was to do."
     runs, lacking = _blocks(entries)
     if not runs:
         return ''
     lacks = [i for i, blocks in enumerate(lacking) if blocks]
-    network = keras.Model(models[0].input, [models[i].output for i in lacks])
-    sample = next(iter(photos(0, PASS_BATCH)))[0].numpy()
-    engine = _engine(store, network, sample, len(labels))
+    known = tuple(networks[i] for i in lacks)
+    if known not in store.engines:
+        network = keras.Model(models[0].input, [models[i].output for i in lacks])
+        sample = next(iter(photos(0, PASS_BATCH)))[0].numpy()
+        store.engines = {known: choose_engine(network, store.engine, sample, len(labels))}
+    engine = store.engines[known]
     total = -(-sum(min(run.stop * BLOCK, len(labels)) - run.start * BLOCK for run in runs) // PASS_BATCH)
     with tqdm(desc=f'activations ({engine.name}, {engine.precision})', total=total, unit='batch', delay=2) as bar:
-        for run in runs:
-            waiting, block = [[] for _ in lacks], run.start
-            for images, found in photos(run.start * BLOCK, min(run.stop * BLOCK, len(labels))):
-                start = block * BLOCK + sum(map(len, waiting[0]))
-                if (found.numpy() != labels[start:start + len(found)]).any():
-                    raise ValueError('the photos came in another order than expected')
-                for pieces, values in zip(waiting, engine.run(images.numpy())):
-                    pieces.append(values)
-                bar.update()
-                if start + len(found) in ((block + 1) * BLOCK, len(labels)):
-                    for i, pieces in zip(lacks, waiting):
-                        _write_block(entries[i], block, pieces, lacking[i])
-                    waiting, block = [[] for _ in lacks], block + 1
+        for block, outputs in chain.from_iterable(_computed(run, photos, labels, engine, bar) for run in runs):
+            for i, pieces in zip(lacks, outputs):
+                _write_block(entries[i], block, pieces, lacking[i])
     return str(engine)
 
 # %% ../nbs/15_store.ipynb #cell038
-def _open(store: Store, wanted: Wanted, network: str, data, series) -> tuple[Path, dict, Entry | None]:
-    "Folder and key of what is wanted, whose model has the fingerprint `network`, and the entry if it is there."
+def _locate(store: Store, wanted: Wanted, network: str, data, series) -> tuple[Path, dict]:
+    "Folder and key of what is wanted, whose model has the fingerprint `network`."
     key = {'photos': series.identity, 'network': network, 'size': data.image_size, 'preprocessing': PREPROCESSING,
            'dtype': wanted.dtype, 'engine': store.engine, 'versions': [tf.__version__, keras.__version__]}
-    folder = store.folder / blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=12).hexdigest()
+    return store.folder / blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=12).hexdigest(), key
+
+
+def _is_there(folder: Path, key: dict) -> bool:
+    "Whether the folder holds the entry of this key, which then counts as used now."
     known = describe(folder)
     if known is None or known.key != key:
-        return folder, key, None
+        return False
     os.utime(folder / 'entry.json')
-    return folder, key, Entry(folder, len(series.labels), wanted.model.output_shape[1:], wanted.dtype)
+    return True
 
 # %% ../nbs/15_store.ipynb #cell039
-def _make(store: Store, wanted: list[Wanted], opened: list[tuple], data, n: int) -> list[Entry]:
+def _open(store: Store, wanted: list[Wanted], located: list[tuple[Path, dict]], data, n: int) -> list[Entry]:
     "The entries of all that is wanted; those that are not there are made, empty, after room was made for them."
-    row_sizes = [np.dtype(each.dtype).itemsize * math.prod(each.model.output_shape[1:]) for each in wanted]
-    needed = sum(n * size for size, (_, _, entry) in zip(row_sizes, opened) if entry is None)
+    shapes = [each.model.output_shape[1:] for each in wanted]
+    new = [not _is_there(*place) for place in located]
+    needed = sum(n * np.dtype(each.dtype).itemsize * math.prod(shape) for each, shape, is_new in zip(wanted, shapes, new) if is_new)
     if needed:
-        make_room(store, needed, keep={folder for folder, _, _ in opened})
+        make_room(store, needed, keep={folder for folder, _ in located})
         print(f'activations of {n:,} photos: {_size(needed)} in {printable(store.folder)}', file=sys.stderr, flush=True)
     entries = []
-    for each, (folder, key, entry) in zip(wanted, opened):
-        if entry is None:
-            shape = each.model.output_shape[1:]
+    for each, shape, is_new, (folder, key) in zip(wanted, shapes, new, located):
+        if is_new:
             shutil.rmtree(folder, ignore_errors=True)
-            entry = Entry(folder, n, shape, each.dtype)
+        entries.append(Entry(folder, n, shape, each.dtype))
+        if is_new:
             about = f'{data.name}, {each.model.name}, {" x ".join(map(str, shape))} for {n:,} photos'
             with replacing(folder / 'entry.json') as beside:
                 beside.write_text(json.dumps({'about': about, 'key': key}, indent=1), encoding='utf-8')
-        entries.append(entry)
     return entries
 
 # %% ../nbs/15_store.ipynb #cell040
@@ -320,16 +324,15 @@ def keep(
     try:
         store.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            opening = [(each, network, data, series) for each, network in zip(wanted, networks)]
-            folders = [_open(store, *each)[0] for each in opening]
-            for name in sorted({folder.name for folder in folders}):  # in order, so that two processes cannot wait for each other
+            located = [_locate(store, each, network, data, series) for each, network in zip(wanted, networks)]
+            for name in sorted({folder.name for folder, _ in located}):  # in order, so that two processes cannot wait for each other
                 stack.enter_context(FileLock(store.folder / f'{name}.lock'))
-            entries = _make(store, wanted, [_open(store, *each) for each in opening], data, len(series.labels))
+            entries = _open(store, wanted, located, data, len(series.labels))
             photos = lambda start, stop: data.format(series.raw.skip(start).take(stop - start)).batch(PASS_BATCH).prefetch(2)
-            engine = _compute(store, entries, [each.model for each in wanted], photos, series.labels)
-            store.computed_by, *_ = [_note_engine(folder, engine) for folder in folders]
+            engine = _compute(store, entries, [each.model for each in wanted], networks, photos, series.labels)
+            store.computed_by, *_ = [_note_engine(folder, engine) for folder, _ in located]
     except OSError as error:
-        raise InputError(f'cannot write to {printable(store.folder)} ({os.strerror(error.errno)}): choose another folder for activations') from None
+        raise InputError(f'cannot write to {printable(store.folder)} ({error.strerror or error}): choose another folder for activations') from None
     return [Kept(entry.values, series.labels, places) for entry in entries]
 
 # %% ../nbs/15_store.ipynb #cell056
