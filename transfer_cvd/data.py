@@ -54,7 +54,10 @@ def prepare(
         _require_writable(Path(builder.data_dir))
         for url in builder.url_infos or ():
             require_network(url, f'the data set {name}')
-        builder.download_and_prepare()
+        try:
+            builder.download_and_prepare()
+        except FileExistsError:  # another process made the same meanwhile, and was ready first
+            return tfds.builder(name)
     return builder
 
 # %% ../nbs/00_data.ipynb #cell022

@@ -18,12 +18,11 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .activations import split_base
 from .data import Data, data_from_photos
-from .feature_extraction import add_head, compile_classifier, freeze, pooled
+from .feature_extraction import add_head, compile_classifier, freeze, what_to_keep
 from .near_duplicates import follow_oldest
 from .predicting import accuracy_interval
-from .store import NoRoom, Store, Wanted, keep
+from .store import NoRoom, Store, keep
 
 # %% ../nbs/23_own_photos.ipynb #cell008
 def folder_features(
@@ -33,13 +32,12 @@ def folder_features(
     fine_tune_from: str | None = None,  # the layer that fine-tuning will begin with, if there will be any
 ) -> np.ndarray:
     """Return the pooled features of each photo in `data.photos`, in that order, float32 `(n, channels)`."""
-    store, features = store or Store(), Wanted(pooled(base))
-    if fine_tune_from:
-        try:
-            return keep(store, data, 'train', features, Wanted(split_base(base, fine_tune_from)[0], store.dtype))[0].values
-        except NoRoom:
-            pass  # fine-tuning will say so and go the long way
-    return keep(store, data, 'train', features)[0].values
+    store = store or Store()
+    wanted = what_to_keep(base, fine_tune_from, store.dtype)
+    try:
+        return keep(store, data, 'train', *wanted)[0].values
+    except NoRoom:  # if it was for the sake of fine-tuning, that will say so and go the long way
+        return keep(store, data, 'train', wanted[0])[0].values
 
 
 def rows_of(

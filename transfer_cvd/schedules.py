@@ -15,10 +15,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-from .activations import split_base, with_products
 from .data import Data
 from .feature_extraction import compile_classifier
-from .fine_tuning import fine_tune, unfreeze_from
+from .fine_tuning import fine_tune, parts_to_train
 from .store import Store, Wanted, keep, read_kept
 
 # %% ../nbs/24_schedules.ipynb #cell006
@@ -36,10 +35,10 @@ def find_learning_rate(
     Source: Smith, 'Cyclical learning rates for training neural networks', 2015, arXiv:1506.01186.
     """
     store, weights = store or Store(), model.get_weights()
-    lower, upper = split_base(unfreeze_from(model.layers[0], from_layer, freeze_batch_norm=True), from_layer)
+    lower, above = parts_to_train(model, from_layer, freeze_batch_norm=True)
     kept, = keep(store, data, 'train', Wanted(lower, store.dtype))
     rates = keras.optimizers.schedules.ExponentialDecay(lowest, steps - 1, highest / lowest)
-    above = compile_classifier(keras.Sequential([with_products(upper), *model.layers[1:]]), lowest, keras.optimizers.AdamW(rates))
+    compile_classifier(above, lowest, keras.optimizers.AdamW(rates))
     epochs = math.ceil(steps * data.batch_size / len(kept.places))
     losses = []
     for batch, labels in read_kept(kept, data.epochs(tf.data.Dataset.range(len(kept.places)), epochs)).take(steps):
