@@ -1,11 +1,14 @@
 """A run leaves its files, says what it did, and gives the same figures again."""
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 from PIL import Image
+
+from transfer_cvd.runs import run
 
 
 def test_files(finished_run):
@@ -31,6 +34,14 @@ def test_report(finished_run, pets):
     assert report['seed'] == 0 and report['skipped'] == []
     assert {'python', 'tensorflow', 'keras'} <= set(report['versions'])
     assert all(seconds >= 0 for seconds in report['seconds'].values())
+
+
+def test_emoji_for_class_names(pets, tmp_path, recwarn):
+    for name, emoji in (('cat', '\N{CAT FACE}'), ('dog', '\N{DOG FACE}')):
+        shutil.copytree(pets / name, tmp_path / 'pets' / emoji)
+    report = run(tmp_path / 'run', tmp_path / 'pets', fine_tune_epochs=0)
+    assert report['class_names'] == ['\N{CAT FACE}', '\N{DOG FACE}'] and '\N{DOG FACE}' in (tmp_path / 'run/report.html').read_text(encoding='utf-8')
+    assert not [warning for warning in recwarn if 'Glyph' in str(warning.message)]
 
 
 def test_history_counts_epochs_on(finished_run):

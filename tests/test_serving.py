@@ -343,7 +343,9 @@ def test_evaluation_agrees_with_the_report_of_chapter_04(pets):
     network.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True))
     network.histories = {}
     data, classifier = load_data(pets, image_size=32), Classifier.from_network(network, PETS[:2])
-    theirs, ours = report(network, data)['test'], classifier.evaluate(data).results
+    evaluation = classifier.evaluate(data)
+    theirs, ours = report(network, data)['test'], evaluation.results
+    assert evaluation.paths == data.paths['test'] and [os.path.basename(os.path.dirname(path)) for path in evaluation.paths] == [PETS[i] for i in evaluation.labels]
     assert {key: ours[key] for key in ('n', 'confusion', 'accuracy', 'interval')} == {key: theirs[key] for key in ('n', 'confusion', 'accuracy', 'interval')}
     assert abs(ours['loss'] - theirs['loss']) < 1e-5
 

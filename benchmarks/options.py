@@ -1,0 +1,119 @@
+"""What the options of training change: dropout, mirrored and turned photos, the kind of numbers kept, the engine, the order.
+
+    python benchmarks/options.py            # about half an hour; goes on where it stopped
+
+Few photos, 2,000 of cats_vs_dogs for training, since that is where such things count; 1,000 for validation and 1,000 for testing.
+Each row is ten epochs of the head and then `fine_tune_fast`, and differs in one thing from the first.
+Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
+"""
+import argparse
+import tempfile
+import time
+from dataclasses import fields
+from functools import reduce
+from statistics import mean, stdev
+
+import keras
+import tensorflow as tf
+
+from measuring import RESULTS, Rows, conditions
+from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
+from transfer_cvd.data import SPLITS, Data, load_data
+from transfer_cvd.feature_extraction import train_head
+from transfer_cvd.schedules import fine_tune_fast
+from transfer_cvd.store import Store
+
+BASE, PHOTOS = 'mobilenet_v2', 2000
+SPLITS |= {'train': f'train[:{PHOTOS}]', 'validation': 'train[-2000:-1000]', 'test': 'train[-1000:]'}
+
+
+class Ordered(Data):
+    """Data whose epochs are in another order than that of a shuffle buffer of 1,000."""
+
+    def one_epoch(self, examples: tf.data.Dataset, seed: int) -> tf.data.Dataset:
+        """Its batches."""
+        raise NotImplementedError
+
+    def epochs(self, examples, last, first=0):
+        """See `Data.epochs`."""
+        return reduce(tf.data.Dataset.concatenate, [self.one_epoch(examples, self.seed * 10**6 + epoch) for epoch in range(first, last)]).prefetch(2)
+
+
+class Fully(Ordered):
+    """All photos shuffled together."""
+
+    def one_epoch(self, examples, seed):
+        return examples.shuffle(PHOTOS, seed, reshuffle_each_iteration=False).batch(self.batch_size)
+
+
+class InPieces(Ordered):
+    """Batches of neighbours, shuffled: what is read from the disk lies together."""
+
+    def one_epoch(self, examples, seed):
+        return examples.batch(self.batch_size).shuffle(PHOTOS, seed, reshuffle_each_iteration=False)
+
+
+OPTIONS = {  # arguments of `run`
+    'as it is': {},
+    '`--dropout 0.2`': {'dropout': 0.2},
+    '`--augment flip`': {'augment': 'flip'},
+    '`--augment full`': {'augment': 'full'},
+    '`--activations float32`': {'dtype': 'float32'},
+    '`--engine tensorflow`': {'engine': 'tensorflow'},
+    'all photos shuffled together': {'order': Fully},
+    'batches of neighbours, shuffled': {'order': InPieces},
+}
+
+
+def run(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str = 'float16', engine: str = 'auto', order: type[Data] = Data) -> dict:
+    """Both stages: losses and accuracies on validation and test photos together after each, and seconds."""
+    keras.utils.set_random_seed(seed)
+    loaded = load_data('cats_vs_dogs', seed=seed)
+    data, found = order(**{field.name: getattr(loaded, field.name) for field in fields(loaded)}), {}
+    asked = data.batches(data.raw_validation.concatenate(data.raw_test))
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder, dtype=dtype, engine=engine)
+        started = time.perf_counter()
+        model = train_head(base_model(BASE), data, store=store, fine_tune_from=FINE_TUNE_FROM[BASE], dropout=dropout, augment=augment, verbose=0)
+        found['head_seconds'] = round(time.perf_counter() - started, 1)
+        found['head_loss'], found['head_accuracy'] = model.evaluate(asked, verbose=0)
+        started = time.perf_counter()
+        fine_tune_fast(model, data, FINE_TUNE_FROM[BASE], store=store, augment=augment, verbose=0)
+        found['tuning_seconds'] = round(time.perf_counter() - started, 1)
+        found['tuned_loss'], found['tuned_accuracy'] = model.evaluate(asked, verbose=0)
+        return found | {'engine': store.computed_by}
+
+
+def table(rows: list[dict]) -> str:
+    """Means over the seeds, and differences to the first row with their spread, as a page of Markdown."""
+    reference = {row['seed']: row for row in rows if row['option'] == next(iter(OPTIONS))}
+    engines = sorted({row['engine'] for row in rows if row['engine']})
+    lines = [f'# What the options change\n\n{conditions("openvino", "onnxruntime")}.\n\ncats_vs_dogs, {PHOTOS:,} photos for training; {BASE} at 160 pixels, ten epochs of the head, '
+             f'then the fast schedule. Loss and accuracy are those on 2,000 other photos, half of which chose the epoch that is kept: one photo is 0.0005. Engines: {"; ".join(engines)}. '
+             'Means over the seeds; after a difference to the first row stands the standard deviation of its single values. Seconds are given for runs that had the machine to themselves.\n',
+             '| option | seeds | accuracy, head | loss, head | accuracy, fine-tuned | loss, fine-tuned | difference in accuracy | difference in loss | head (s) | fine-tuning (s) |',
+             '| --- ' * 10 + '|']
+    for option in dict.fromkeys(row['option'] for row in rows):
+        group = [row for row in rows if row['option'] == option and row['seed'] in reference]
+        means = [f'{mean(row[key] for row in group):.4f}' for key in ('head_accuracy', 'head_loss', 'tuned_accuracy', 'tuned_loss')]
+        differences = ['', '']
+        if option != next(iter(OPTIONS)):
+            single = [[row[key] - reference[row['seed']][key] for row in group] for key in ('tuned_accuracy', 'tuned_loss')]
+            differences = [f'{mean(values):+.4f}' + (f' ({stdev(values):.4f})' if len(values) > 1 else '') for values in single]
+        alone = all(row['alone'] for row in group)
+        seconds = [f'{mean(row[key] for row in group):.0f}' if alone else '' for key in ('head_seconds', 'tuning_seconds')]
+        lines.append('| ' + ' | '.join([option, str(len(group)), *means, *differences, *seconds]) + ' |')
+    return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--not-alone', action='store_true', help='other work runs on this machine: leave the seconds out')
+    arguments = parser.parse_args()
+    rows = Rows(RESULTS / 'options.jsonl')
+    for seed in arguments.seeds:
+        for option, settings in OPTIONS.items():
+            rows.get({'option': option, 'seed': seed}, lambda: run(seed, **settings) | {'alone': not arguments.not_alone})
+            (RESULTS / 'options.md').write_text(table(rows.rows))
+    print(table(rows.rows))
