@@ -26,6 +26,7 @@ from statistics import mean, median
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from measuring import RESULTS, PeakMemory, Rows, conditions, slices
 
@@ -292,7 +293,9 @@ def draw(rows: list[dict]) -> plt.Figure:
             label = None if i else run if run == 'as written' else f'ours: {run}'
             axis.plot(*zip(*points), 'o-', color=f'C{number}', markersize=3, linewidth=1, alpha=0.7, label=label)
     axis.set(title='Validation accuracy against time', xlabel='seconds since the start', ylabel='validation accuracy', xscale='log')
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter('{x:,.0f}')
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.3)
     if axis.lines:
         axis.legend()

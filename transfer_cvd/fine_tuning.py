@@ -58,8 +58,8 @@ def fine_tune(
     """Train the head and the base's layers from `from_layer` on, and return the model, compiled, giving logits for batches in [-1, 1].
 
     Its `histories['fine_tuning']` holds what `fit` recorded, as `train_head` describes it. The result equals that of `fit`
-    on the photos from the same start in the same order, to rounding. What the layers below give is kept: for MobileNetV2
-    at 160 pixels 19 kB a photo. Raises `InputError` for an unknown layer or too few epochs.
+    on the photos from the same start in the same order, as `train_head` describes it. What the layers below give is kept:
+    for MobileNetV2 at 160 pixels 19 kB a photo. Raises `InputError` for an unknown layer or too few epochs.
     """
     if epochs < 1:
         raise InputError(f'{epochs} epochs are too few to fine-tune: give 1 or more')

@@ -231,6 +231,9 @@ def labelled_photos(
     if not isinstance(data, (str, Path)):
         _require_known(data.class_names, class_names, data.name)
         places = np.array([class_names.index(name) for name in data.class_names])
+        if data.paths:
+            series, rows = data.series_of('test')
+            return list(zip(data.paths['test'], places[series.labels[rows]]))
         return ((photo, places[label]) for photo, label in data.raw_test.as_numpy_iterator())
     listing = (list_table if str(data).lower().endswith('.csv') else list_folder)(data)
     names = [printable(name) for name in listing.names]

@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import time
+import warnings
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +33,7 @@ from .report_page import write_report_page
 from .schedules import FAST_EPOCHS, SCHEDULES, fine_tune_fast
 from .serving import Classifier
 from .store import Store
-from .summary import plot_confusion, plot_history, plot_mistakes, predict_batches, report
+from .summary import Predictions, plot_confusion, plot_history, plot_mistakes, predict_batches, report
 
 # %% ../nbs/20_runs.ipynb #cell005
 def write_history(
@@ -117,6 +118,16 @@ class Clock(keras.callbacks.Callback):
         logs['seconds'] = round(time.perf_counter() - self.watch.started, 2)
 
 # %% ../nbs/20_runs.ipynb #cell016
+def _write_pictures(folder: Path, model: keras.Model, data: Data, predictions: Predictions) -> None:
+    "Three pictures. Where their font lacks a character of a class's name, as it does emoji, a box stands for it; the page has them all."
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph .* missing from')
+        plot_history(model.histories).savefig(folder / 'curves.png', dpi=120)
+        plot_confusion(predictions, data.class_names).savefig(folder / 'confusion.png', dpi=120)
+        mistakes = plot_mistakes(predictions, data.raw_test, data.class_names)
+        mistakes.savefig(folder / 'mistakes.png', dpi=120, bbox_inches='tight')
+
+
 def write_run(
     folder: Path,  # where the files go
     model: keras.Model,  # trained
@@ -128,10 +139,7 @@ def write_run(
     """Use the test photos; write model.keras, report.json, report.html, history.csv and the pictures, for a folder also splits.csv and skipped.csv; return the report."""
     predictions = predict_batches(model, data.test)
     watch.lap('test')
-    plot_history(model.histories).savefig(folder / 'curves.png', dpi=120)
-    plot_confusion(predictions, data.class_names).savefig(folder / 'confusion.png', dpi=120)
-    mistakes = plot_mistakes(predictions, data.raw_test, data.class_names)
-    mistakes.savefig(folder / 'mistakes.png', dpi=120, bbox_inches='tight')
+    _write_pictures(folder, model, data, predictions)
     write_history(folder / 'history.csv', model.histories)
     if data.photos:
         write_splits(folder / 'splits.csv', data.photos)

@@ -27,6 +27,7 @@ import tensorflow as tf
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from .data import UNTUNED
 from .engines import Engine, choose_engine
 from .offline import InputError
 from .photos import cache_folder, printable, replacing
@@ -355,7 +356,7 @@ def read_kept(
         values = tf.ensure_shape(tf.numpy_function(rows, [number, batch], kept.values.dtype), (None, *kept.values.shape[1:]))
         return tf.cast(values, tf.float32), tf.gather(kept.labels[kept.places], batch)
 
-    return positions.enumerate(first).map(read, tf.data.AUTOTUNE).prefetch(2)
+    return positions.enumerate(first).map(read, tf.data.AUTOTUNE).prefetch(2).with_options(UNTUNED)
 
 # %% ../nbs/15_store.ipynb #cell062
 def mirror(
