@@ -148,8 +148,8 @@ def train_head(
 
     The model gives logits for batches in [-1, 1] and is compiled. Its `histories['feature_extraction']` holds what
     `fit` recorded, a list with one value an epoch for `loss`, `accuracy`, `val_loss` and `val_accuracy`, and the
-    `learning_rate`. The result equals that of `fit` on the photos from the same start in the same order, to rounding;
-    but dropout within a base, as EfficientNet and EfficientNetV2 have it, is left out in frozen layers, where `fit` would apply it.
+    `learning_rate`. The result equals that of `fit` on the photos from the same start in the same order, to the rounding
+    of the store's engine; but dropout within a base, as EfficientNet and EfficientNetV2 have it, is left out in frozen layers, where `fit` would apply it.
     """
     if epochs < 1:
         raise InputError(f'{epochs} epochs are too few to train the head: give 1 or more')
