@@ -39,6 +39,7 @@ def test_report(finished_run, pets):
 def test_emoji_for_class_names(pets, tmp_path, recwarn):
     for name, emoji in (('cat', '\N{CAT FACE}'), ('dog', '\N{DOG FACE}')):
         shutil.copytree(pets / name, tmp_path / 'pets' / emoji)
+    (tmp_path / 'run').mkdir()
     report = run(tmp_path / 'run', tmp_path / 'pets', fine_tune_epochs=0)
     assert report['class_names'] == ['\N{CAT FACE}', '\N{DOG FACE}'] and '\N{DOG FACE}' in (tmp_path / 'run/report.html').read_text(encoding='utf-8')
     assert not [warning for warning in recwarn if 'Glyph' in str(warning.message)]
