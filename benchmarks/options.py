@@ -10,11 +10,9 @@ import argparse
 import tempfile
 import time
 from dataclasses import fields
-from functools import reduce
 from statistics import mean, stdev
 
 import keras
-import tensorflow as tf
 
 from measuring import RESULTS, Rows, conditions
 from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
@@ -27,30 +25,20 @@ BASE, PHOTOS = 'mobilenet_v2', 2000
 SPLITS |= {'train': f'train[:{PHOTOS}]', 'validation': 'train[-2000:-1000]', 'test': 'train[-1000:]'}
 
 
-class Ordered(Data):
-    """Data whose epochs are in another order than that of a shuffle buffer of 1,000."""
+class Fully(Data):
+    """All photos of an epoch shuffled together."""
 
-    def one_epoch(self, examples: tf.data.Dataset, seed: int) -> tf.data.Dataset:
-        """Its batches."""
-        raise NotImplementedError
-
-    def epochs(self, examples, last, first=0):
-        """See `Data.epochs`."""
-        return reduce(tf.data.Dataset.concatenate, [self.one_epoch(examples, self.seed * 10**6 + epoch) for epoch in range(first, last)]).prefetch(2)
+    def epoch(self, examples, number):
+        """See `Data.epoch`."""
+        return examples.shuffle(PHOTOS, seed=number, reshuffle_each_iteration=False).batch(self.batch_size)
 
 
-class Fully(Ordered):
-    """All photos shuffled together."""
-
-    def one_epoch(self, examples, seed):
-        return examples.shuffle(PHOTOS, seed, reshuffle_each_iteration=False).batch(self.batch_size)
-
-
-class InPieces(Ordered):
+class InPieces(Data):
     """Batches of neighbours, shuffled: what is read from the disk lies together."""
 
-    def one_epoch(self, examples, seed):
-        return examples.batch(self.batch_size).shuffle(PHOTOS, seed, reshuffle_each_iteration=False)
+    def epoch(self, examples, number):
+        """See `Data.epoch`."""
+        return examples.batch(self.batch_size).shuffle(PHOTOS, seed=number, reshuffle_each_iteration=False)
 
 
 OPTIONS = {  # arguments of `run`

@@ -126,14 +126,13 @@ class _Batching:
         """Scale and resize the photos of `raw`, as many at once as there are cores."""
         return raw.map(partial(format_example, image_size=self.image_size), tf.data.AUTOTUNE).with_options(UNTUNED)
 
-    def epochs(self, examples: tf.data.Dataset, last: int, first: int = 0) -> tf.data.Dataset:
-        """Batches of the epochs from `first` to before `last`, counted from 0, one after the other, shuffled with a buffer of 1,000.
+    def epoch(self, examples: tf.data.Dataset, number: int) -> tf.data.Dataset:
+        """Batches of one epoch, shuffled with a buffer of 1,000. The order follows from `seed` and the number, whatever was read before."""
+        return examples.shuffle(1000, seed=self.seed * 10**6 + number, reshuffle_each_iteration=False).batch(self.batch_size)
 
-        The order of an epoch follows from `seed` and its number, whatever was read before.
-        """
-        in_order = [examples.shuffle(1000, seed=self.seed * 10**6 + epoch, reshuffle_each_iteration=False).batch(self.batch_size)
-                    for epoch in range(first, last)]
-        return reduce(tf.data.Dataset.concatenate, in_order).prefetch(2)
+    def epochs(self, examples: tf.data.Dataset, last: int, first: int = 0) -> tf.data.Dataset:
+        """Batches of the epochs from `first` to before `last`, counted from 0, one after the other."""
+        return reduce(tf.data.Dataset.concatenate, [self.epoch(examples, number) for number in range(first, last)]).prefetch(2)
 
 # %% ../nbs/00_data.ipynb #cell044
 def count_labels(

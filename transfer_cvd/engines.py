@@ -8,7 +8,6 @@ __all__ = ['ENGINES', 'PACKAGES', 'EXTRAS', 'TOLERANCES', 'PRECISIONS', 'FEWEST'
 
 # %% ../nbs/15_engines.ipynb #cell002
 import importlib.util
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path

@@ -36,8 +36,10 @@ def folder_features(
     wanted = what_to_keep(base, fine_tune_from, store.dtype)
     try:
         return keep(store, data, 'train', *wanted)[0].values
-    except NoRoom:  # if it was for the sake of fine-tuning, that will say so and go the long way
-        return keep(store, data, 'train', wanted[0])[0].values
+    except NoRoom:
+        if not fine_tune_from:
+            raise
+        return keep(store, data, 'train', wanted[0])[0].values  # fine-tuning will say so and go the long way
 
 
 def rows_of(
