@@ -1,4 +1,4 @@
-"""What the options of training change: dropout, mirrored and turned photos, the kind of numbers kept, the engine, the order.
+"""What the options of training change: dropout, mirrored and turned photos, the kind of numbers multiplied and kept, the engine, the order.
 
     python benchmarks/options.py            # about half an hour; goes on where it stopped
 
@@ -15,6 +15,7 @@ from statistics import mean, stdev
 import keras
 
 from measuring import RESULTS, Rows, conditions
+from transfer_cvd.activations import product_precision
 from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
 from transfer_cvd.data import SPLITS, Data, load_data
 from transfer_cvd.feature_extraction import train_head
@@ -46,6 +47,7 @@ OPTIONS = {  # arguments of `run`
     '`--dropout 0.2`': {'dropout': 0.2},
     '`--augment flip`': {'augment': 'flip'},
     '`--augment full`': {'augment': 'full'},
+    '`--precision float32`': {'precision': 'float32'},
     '`--activations float32`': {'dtype': 'float32'},
     '`--engine tensorflow`': {'engine': 'tensorflow'},
     'all photos shuffled together': {'order': Fully},
@@ -53,7 +55,8 @@ OPTIONS = {  # arguments of `run`
 }
 
 
-def run(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str = 'float16', engine: str = 'auto', order: type[Data] = Data) -> dict:
+def run(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str = 'float16', engine: str = 'auto', precision: str = 'auto',
+        order: type[Data] = Data) -> dict:
     """Both stages: losses and accuracies on validation and test photos together after each, and seconds."""
     keras.utils.set_random_seed(seed)
     loaded = load_data('cats_vs_dogs', seed=seed)
@@ -66,18 +69,18 @@ def run(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str = 'fl
         found['head_seconds'] = round(time.perf_counter() - started, 1)
         found['head_loss'], found['head_accuracy'] = model.evaluate(asked, verbose=0)
         started = time.perf_counter()
-        fine_tune_fast(model, data, FINE_TUNE_FROM[BASE], store=store, augment=augment, verbose=0)
+        fine_tune_fast(model, data, FINE_TUNE_FROM[BASE], store=store, augment=augment, precision=precision, verbose=0)
         found['tuning_seconds'] = round(time.perf_counter() - started, 1)
         found['tuned_loss'], found['tuned_accuracy'] = model.evaluate(asked, verbose=0)
-        return found | {'engine': store.computed_by}
+        return found | {'engine': store.computed_by, 'precision': product_precision(precision)}
 
 
 def table(rows: list[dict]) -> str:
     """Means over the seeds, and differences to the first row with their spread, as a page of Markdown."""
     reference = {row['seed']: row for row in rows if row['option'] == next(iter(OPTIONS))}
-    engines = sorted({row['engine'] for row in rows if row['engine']})
+    engines, (precision, *_) = sorted({row['engine'] for row in rows if row['engine']}), [row['precision'] for row in reference.values()]
     lines = [f'# What the options change\n\n{conditions("openvino", "onnxruntime")}.\n\ncats_vs_dogs, {PHOTOS:,} photos for training; {BASE} at 160 pixels, ten epochs of the head, '
-             f'then the fast schedule. Loss and accuracy are those on 2,000 other photos, half of which chose the epoch that is kept: one photo is 0.0005. Engines: {"; ".join(engines)}. '
+             f'then the fast schedule. Loss and accuracy are those on 2,000 other photos, half of which chose the epoch that is kept: one photo is 0.0005. Engines: {"; ".join(engines)}; products in fine-tuning in {precision} where nothing else is said. '
              'Means over the seeds; after a difference to the first row stands the standard deviation of its single values. Seconds are given for runs that had the machine to themselves.\n',
              '| option | seeds | accuracy, head | loss, head | accuracy, fine-tuned | loss, fine-tuned | difference in accuracy | difference in loss | head (s) | fine-tuning (s) |',
              '| --- ' * 10 + '|']

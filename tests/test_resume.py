@@ -53,6 +53,7 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder):
     (['--resume', 'nothing', '--seed', '1'], 'leave out --seed'),
     (['--schedule', 'quick'], "no schedule named 'quick'"),
     (['--activations', 'float8'], 'give float16 or float32'),
+    (['--precision', 'float16'], 'did you mean bfloat16'),
 ])
 def test_what_cannot_be_is_one_line(tmp_path, options, said):
     tried = command('train', *(options if '--resume' in options else ['--offline', *options, '--out', 'out']), folder=tmp_path)

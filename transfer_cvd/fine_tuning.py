@@ -8,7 +8,7 @@ __all__ = ['unfreeze_from', 'parts_to_train', 'fine_tune']
 # %% ../nbs/03_fine_tuning.ipynb #cell002
 import keras
 
-from .activations import layer_position, split_base, with_faster_operations
+from .activations import layer_position, product_precision, split_base, with_faster_operations
 from .data import Data
 from .feature_extraction import compile_classifier, train_above
 from .offline import InputError
@@ -37,10 +37,11 @@ def parts_to_train(
     model: keras.Model,  # from `train_head`; its base is unfrozen from `from_layer` on
     from_layer: str,  # the first layer of the base that is trained
     freeze_batch_norm: bool = False,  # whether batch normalization layers stay frozen
+    precision: str = 'float32',  # of the products in what is trained, or 'bfloat16'
 ) -> tuple[keras.Model, keras.Model]:
     """Return what stays frozen, from photos to activations, and what is trained, from these to logits. Neither is compiled."""
     lower, upper = split_base(unfreeze_from(model.layers[0], from_layer, freeze_batch_norm), from_layer)
-    return lower, keras.Sequential([with_faster_operations(upper), *model.layers[1:]])
+    return lower, keras.Sequential([with_faster_operations(upper, precision), *model.layers[1:]])
 
 # %% ../nbs/03_fine_tuning.ipynb #cell019
 def fine_tune(
@@ -53,18 +54,21 @@ def fine_tune(
     verbose: int | str = 'auto',  # as in keras.Model.fit
     store: Store | None = None,  # where activations are kept, by default `Store()`
     optimizer: keras.optimizers.Optimizer | None = None,  # in place of RMSprop
+    precision: str = 'float32',  # of the products in training, one of `transfer_cvd.activations.PRODUCT_PRECISIONS`
     **arguments,  # of `transfer_cvd.checkpoints.fit`, such as `checkpoint`, `keep_best` or `class_weight`
 ) -> keras.Model:
     """Train the head and the base's layers from `from_layer` on, and return the model, compiled, giving logits for batches in [-1, 1].
 
     Its `histories['fine_tuning']` holds what `fit` recorded, as `train_head` describes it. The result equals that of `fit`
-    on the photos from the same start in the same order, as `train_head` describes it. What the layers below give is kept:
-    for MobileNetV2 at 160 pixels 19 kB a photo. Raises `InputError` for an unknown layer or too few epochs.
+    on the photos from the same start in the same order, as `train_head` describes it, with products in float32. With
+    bfloat16 it is near to that, and the losses recorded are of such products too; where activations cannot be kept it is float32 always.
+    What the layers below give is kept: for MobileNetV2 at 160 pixels 19 kB a photo. Raises `InputError` for an unknown layer or
+    precision, or too few epochs.
     """
     if epochs < 1:
         raise InputError(f'{epochs} epochs are too few to fine-tune: give 1 or more')
-    store = store or Store()
-    lower, above = parts_to_train(model, from_layer, freeze_batch_norm)
+    store, precision = store or Store(), product_precision(precision)
+    lower, above = parts_to_train(model, from_layer, freeze_batch_norm, precision)
     compile_classifier(model, learning_rate, optimizer)
     compile_classifier(above, learning_rate, optimizer)
     histories = dict(getattr(model, 'histories', {}))

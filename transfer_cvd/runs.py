@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEW', 'EPOCHS', 'CHECKPOINTS', 'write_history', 'counts_table', 'announce', 'results_table', 'Stopwatch', 'Clock',
-           'write_run', 'run']
+           'boxes_for_missing_glyphs', 'write_run', 'run']
 
 # %% ../nbs/20_runs.ipynb #cell002
 import csv
@@ -13,13 +13,15 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
 import keras
 
-from .activations import layer_position
+from .activations import layer_position, product_precision
 from .base_model import FINE_TUNE_FROM, base_model
 from .data import Data, load_data
 from .feature_extraction import AUGMENTATIONS, train_head
@@ -118,10 +120,17 @@ class Clock(keras.callbacks.Callback):
         logs['seconds'] = round(time.perf_counter() - self.watch.started, 2)
 
 # %% ../nbs/20_runs.ipynb #cell016
-def _write_pictures(folder: Path, model: keras.Model, data: Data, predictions: Predictions) -> None:
-    "Three pictures. Where their font lacks a character of a class's name, as it does emoji, a box stands for it; the page has them all."
+@contextmanager
+def boxes_for_missing_glyphs() -> Iterator[None]:
+    """Draw without a warning where the font lacks a character of a class's name, as it does emoji: a box stands for it."""
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Glyph .* missing from')
+        yield
+
+
+def _write_pictures(folder: Path, model: keras.Model, data: Data, predictions: Predictions) -> None:
+    "Three pictures."
+    with boxes_for_missing_glyphs():
         plot_history(model.histories).savefig(folder / 'curves.png', dpi=120)
         plot_confusion(predictions, data.class_names).savefig(folder / 'confusion.png', dpi=120)
         mistakes = plot_mistakes(predictions, data.raw_test, data.class_names)
@@ -180,7 +189,7 @@ def _settle(base: keras.Model, data: Data, store: Store, fine_tune_from: str | N
 EPOCHS = 10  # of each stage in the tutorial
 
 
-def _check(epochs: int | None, fine_tune_epochs: int | None, schedule: str | None, augment: str, tensorboard: bool) -> None:
+def _check(epochs: int | None, fine_tune_epochs: int | None, schedule: str | None, precision: str | None, augment: str, tensorboard: bool) -> None:
     "Raise `InputError` for what cannot be."
     if epochs is not None and epochs < 1:
         raise InputError(f'{epochs} epochs are too few to train the head: give 1 or more')
@@ -190,6 +199,9 @@ def _check(epochs: int | None, fine_tune_epochs: int | None, schedule: str | Non
         raise unknown_name('schedule', schedule, SCHEDULES)
     if augment not in AUGMENTATIONS:
         raise unknown_name('augmentation', augment, AUGMENTATIONS)
+    product_precision(precision or 'auto')
+    if precision == 'bfloat16' and augment == 'full':
+        raise InputError('the augmentation full is trained in float32: leave out the precision bfloat16, or choose another augmentation')
     if tensorboard and find_spec('tensorboard') is None:
         raise InputError("logs for TensorBoard need it to be installed: pip install 'transfer_cvd[tensorboard]'")
 
@@ -212,14 +224,17 @@ def _train(folder: Path, base: keras.Model, data: Data, options: dict, store: St
     "Both stages: the model, the data as they were used, and what the report says of them."
     epochs, fine_tune_epochs, from_layer = (options[name] for name in ('epochs', 'fine_tune_epochs', 'from_layer'))
     schedule = options['schedule'] or ('fast' if data.photos else 'tutorial')
+    asked = options['precision'] or ('auto' if schedule == 'fast' else 'float32')
+    precision = 'float32' if options['augment'] == 'full' else product_precision(asked)  # the long way has no other
     if fine_tune_epochs is None:
         fine_tune_epochs = FAST_EPOCHS if schedule == 'fast' else EPOCHS
     keeping = {'store': store, 'fine_tune_from': from_layer if fine_tune_epochs else None}
-    weights, found = None, {'schedule': schedule}
+    weights, found = None, {'schedule': schedule, 'precision': precision}
     if data.photos:
         features, data, groups, weights, of_folder = _settle(base, data, **keeping, weigh_classes=options['weigh_classes'])
         found |= of_folder
-    settings = options | {'schedule': schedule, 'fine_tune_epochs': fine_tune_epochs, 'base': base.name, 'size': base.input_shape, 'dtype': store.dtype, 'engine': store.engine}
+    settings = options | {'schedule': schedule, 'precision': precision, 'fine_tune_epochs': fine_tune_epochs,
+                          'base': base.name, 'size': base.input_shape, 'dtype': store.dtype, 'engine': store.engine}
     arguments = {stage: _stage_arguments(folder, stage, settings, data, watch, tensorboard) for stage in ('feature_extraction', 'fine_tuning')}
     if data.photos and epochs is None:
         model = train_head_fully(base, data, features, groups, weights, options['dropout'])
@@ -229,7 +244,8 @@ def _train(folder: Path, base: keras.Model, data: Data, options: dict, store: St
     watch.lap('feature_extraction')
     if fine_tune_epochs:
         tune = fine_tune_fast if schedule == 'fast' else fine_tune
-        tune(model, data, from_layer, fine_tune_epochs, store=store, augment=options['augment'], class_weight=weights, **arguments['fine_tuning'])
+        tune(model, data, from_layer, fine_tune_epochs, store=store, augment=options['augment'], class_weight=weights, precision=precision,
+             **arguments['fine_tuning'])
         watch.lap('fine_tuning')
     return model, data, found | {'engine': store.computed_by}
 
@@ -244,6 +260,7 @@ def run(
     fine_tune_epochs: int | None = None,  # of fine-tuning, 0 to leave it out; by default as many as the schedule has
     fine_tune_from: str | None = None,  # by default where the base's last third begins
     schedule: str | None = None,  # of fine-tuning, one of `SCHEDULES`; by default 'tutorial', for a folder of photos 'fast'
+    precision: str | None = None,  # of the products in fine-tuning, see `fine_tune`; by default 'float32', with the fast schedule 'auto'
     augment: str = 'none',  # see `train_above`; a folder's head that is not trained by epochs sees the photos as they are
     dropout: float = 0.0,  # see `add_head`; the head of a folder, which is not trained by epochs, has it in fine-tuning only
     seed: int = 0,  # decides all that is random
@@ -253,14 +270,14 @@ def run(
     store: Store | None = None,  # where activations are kept, by default `Store()`
 ) -> dict:
     """Train, test, and write all results to `folder`; return the report. Raises `InputError` for what cannot be used."""
-    _check(epochs, fine_tune_epochs, schedule, augment, tensorboard)
+    _check(epochs, fine_tune_epochs, schedule, precision, augment, tensorboard)
     used = defaults()
     used = used._replace(data=str(data_name or used.data), base=base_name or used.base)
     print(used, flush=True)
     keras.utils.set_random_seed(seed)
     watch, base = Stopwatch(), base_model(used.base, image_size)
     options = dict(batch_size=batch_size, epochs=epochs, fine_tune_epochs=fine_tune_epochs, from_layer=fine_tune_from or FINE_TUNE_FROM[used.base],
-                   schedule=schedule, augment=augment, dropout=dropout, seed=seed, weigh_classes=weigh_classes)
+                   schedule=schedule, precision=precision, augment=augment, dropout=dropout, seed=seed, weigh_classes=weigh_classes)
     layer_position(base, options['from_layer'])
     data = load_data(used.data, base.input_shape[1], batch_size, seed, max_broken)
     announce(data)
