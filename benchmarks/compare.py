@@ -208,11 +208,6 @@ COMPARISONS = [
     Comparison('offline', 'offline `make train`, first time : second time', 'second under 120 s',
                ('make train', lambda row: row['first_seconds']), ('make train', lambda row: row['second_seconds'])),
 ]
-LIMITS = {  # of a row whose goal is not met, by the text in its first column: which step limits it, and what was tried
-    'as written : `--schedule fast`, [fast]': 'with seed 0, 51 of the 72 s are the two epochs above the cut. A profile of 40 such steps (TensorFlow\'s profiler, batches of 32, '
-    'batch normalization in training mode) shows matrix products, those of the 1 x 1 convolutions, during 3.9 of 4.1 s; fusing batch normalization brought such steps from 205 and 278 to '
-    '274 and 331 photos a second in two measurements.',
-}
 
 
 def paired(rows: list[dict], comparison: Comparison) -> list[tuple[float, float, bool]]:
@@ -282,7 +277,6 @@ def table(rows: list[dict], size: Size) -> str:
     ]
     if not all(row['alone'] for row in rows):
         parts.append('\n\\* Other work ran on the machine during some of these runs.')
-    parts += [f'\n{what}: {why}' for what, why in LIMITS.items()]
     parts += ['\nAccuracies at the end, means over the seeds; there are as many validation as test photos. Goals: the tutorial\'s schedule within 0.005 on validation photos, '
               '`--schedule fast` within 0.002 on both together.\n', *accuracy_table(rows)]
     return '\n'.join(parts) + '\n'

@@ -1,6 +1,6 @@
-"""What the options of training change: dropout, mirrored and turned photos, the kind of numbers multiplied and kept, the engine, the order.
+"""What the options of training change: dropout, mirrored and turned photos, the numbers multiplied and kept, the engine, the order, how long.
 
-    python benchmarks/options.py            # about half an hour; goes on where it stopped
+    python benchmarks/options.py            # about three quarters of an hour; goes on where it stopped
 
 Few photos, 2,000 of cats_vs_dogs for training, since that is where such things count; 1,000 for validation and 1,000 for testing.
 Each row is ten epochs of the head and then `fine_tune_fast`, and differs in one thing from the first.
@@ -19,7 +19,7 @@ from transfer_cvd.activations import product_precision
 from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
 from transfer_cvd.data import SPLITS, Data, load_data
 from transfer_cvd.feature_extraction import train_head
-from transfer_cvd.schedules import fine_tune_fast
+from transfer_cvd.schedules import FAST_EPOCHS, fine_tune_fast
 from transfer_cvd.store import Store
 
 BASE, PHOTOS = 'mobilenet_v2', 2000
@@ -42,21 +42,24 @@ class InPieces(Data):
         return examples.batch(self.batch_size).shuffle(PHOTOS, seed=number, reshuffle_each_iteration=False)
 
 
-OPTIONS = {  # arguments of `run`
+OPTIONS = {  # arguments of `measure`
     'as it is': {},
     '`--dropout 0.2`': {'dropout': 0.2},
     '`--augment flip`': {'augment': 'flip'},
-    '`--augment full`': {'augment': 'full'},
+    '`--augment full`': {'augment': 'full', 'precision': 'float32'},
     '`--precision float32`': {'precision': 'float32'},
     '`--activations float32`': {'dtype': 'float32'},
     '`--engine tensorflow`': {'engine': 'tensorflow'},
     'all photos shuffled together': {'order': Fully},
     'batches of neighbours, shuffled': {'order': InPieces},
+    'one epoch of fine-tuning': {'epochs': 1},
+    'four epochs of fine-tuning': {'epochs': 4},
+    'the best of all epochs kept': {'keep': 'best'},
 }
 
 
-def run(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str = 'float16', engine: str = 'auto', precision: str = 'auto',
-        order: type[Data] = Data) -> dict:
+def measure(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str = 'float16', engine: str = 'auto', order: type[Data] = Data,
+            epochs: int = FAST_EPOCHS, **fast) -> dict:
     """Both stages: losses and accuracies on validation and test photos together after each, and seconds."""
     keras.utils.set_random_seed(seed)
     loaded = load_data('cats_vs_dogs', seed=seed)
@@ -69,10 +72,10 @@ def run(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str = 'fl
         found['head_seconds'] = round(time.perf_counter() - started, 1)
         found['head_loss'], found['head_accuracy'] = model.evaluate(asked, verbose=0)
         started = time.perf_counter()
-        fine_tune_fast(model, data, FINE_TUNE_FROM[BASE], store=store, augment=augment, precision=precision, verbose=0)
+        fine_tune_fast(model, data, FINE_TUNE_FROM[BASE], epochs, store=store, augment=augment, verbose=0, **fast)
         found['tuning_seconds'] = round(time.perf_counter() - started, 1)
         found['tuned_loss'], found['tuned_accuracy'] = model.evaluate(asked, verbose=0)
-        return found | {'engine': store.computed_by, 'precision': product_precision(precision)}
+        return found | {'engine': store.computed_by, 'precision': product_precision(fast.get('precision', 'auto'))}
 
 
 def table(rows: list[dict]) -> str:
@@ -105,6 +108,6 @@ if __name__ == '__main__':
     rows = Rows(RESULTS / 'options.jsonl')
     for seed in arguments.seeds:
         for option, settings in OPTIONS.items():
-            rows.get({'option': option, 'seed': seed}, lambda: run(seed, **settings) | {'alone': not arguments.not_alone})
+            rows.get({'option': option, 'seed': seed}, lambda: measure(seed, **settings) | {'alone': not arguments.not_alone})
             (RESULTS / 'options.md').write_text(table(rows.rows))
     print(table(rows.rows))

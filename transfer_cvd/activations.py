@@ -159,9 +159,6 @@ def with_faster_operations(
     return keras.models.clone_model(model, clone_function=partial(_faster, precision=precision))
 
 # %% ../nbs/15_activations.ipynb #303c3219
-PRODUCT_PRECISIONS = ('float32', 'bfloat16', 'auto')
-
-
 def multiplies_bfloat16(
     described: Path = Path('/proc/cpuinfo'),  # where Linux tells what the processor can do
 ) -> bool:
@@ -169,6 +166,9 @@ def multiplies_bfloat16(
     lines = described.read_text().splitlines() if described.exists() else []
     flags = next((line.split() for line in lines if line.startswith('flags')), [])
     return not {'avx512_bf16', 'amx_bf16'}.isdisjoint(flags)
+
+# %% ../nbs/15_activations.ipynb #88143656
+PRODUCT_PRECISIONS = ('float32', 'bfloat16', 'auto')
 
 
 def product_precision(

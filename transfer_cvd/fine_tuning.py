@@ -55,7 +55,7 @@ def fine_tune(
     store: Store | None = None,  # where activations are kept, by default `Store()`
     optimizer: keras.optimizers.Optimizer | None = None,  # in place of RMSprop
     precision: str = 'float32',  # of the products in training, one of `transfer_cvd.activations.PRODUCT_PRECISIONS`
-    **arguments,  # of `transfer_cvd.checkpoints.fit`, such as `checkpoint`, `keep_best` or `class_weight`
+    **arguments,  # of `transfer_cvd.checkpoints.fit`, such as `checkpoint`, `keep` or `class_weight`
 ) -> keras.Model:
     """Train the head and the base's layers from `from_layer` on, and return the model, compiled, giving logits for batches in [-1, 1].
 

@@ -127,7 +127,7 @@ def boxes_for_missing_glyphs() -> Iterator[None]:
         warnings.filterwarnings('ignore', 'Glyph .* missing from')
         yield
 
-
+# %% ../nbs/20_runs.ipynb #33abc531
 def _write_pictures(folder: Path, model: keras.Model, data: Data, predictions: Predictions) -> None:
     "Three pictures."
     with boxes_for_missing_glyphs():

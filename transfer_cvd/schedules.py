@@ -86,13 +86,14 @@ def fine_tune_fast(
     from_layer: str,  # the first layer of the base that is trained
     epochs: int = FAST_EPOCHS,  # 1 or more
     precision: str = 'auto',  # of the products, see `fine_tune`
+    keep: str = 'better',  # see `transfer_cvd.checkpoints.fit`
     **arguments,  # others of `fine_tune`, such as `store`, `checkpoint` or `verbose`
 ) -> keras.Model:
-    """As `fine_tune`, with AdamW, warm-up and cosine, batches of 64, batch normalization frozen and fast products; the best weights are kept.
+    """As `fine_tune`, with AdamW, warm-up and cosine, batches of 64, batch normalization frozen and fast products.
 
-    Of the start and each epoch that is the one with the lowest validation loss; the history's `kept` is its number, 0 for the start.
+    Of the start and the end the weights with the lower validation loss are kept; the history's `kept` is 0 if they are the start's.
     """
     data = replace(data, batch_size=FAST_BATCH)
     steps = epochs * math.ceil(sum(data.counts['train'].values()) / FAST_BATCH)
-    return fine_tune(model, data, from_layer, epochs, FAST_RATE, freeze_batch_norm=True, keep_best=True,
+    return fine_tune(model, data, from_layer, epochs, FAST_RATE, freeze_batch_norm=True, keep=keep,
                      optimizer=keras.optimizers.AdamW(warm_up_and_cosine(steps)), precision=precision, **arguments)
