@@ -31,7 +31,7 @@ class Fully(Data):
 
     def epoch(self, examples, number):
         """See `Data.epoch`."""
-        return examples.shuffle(PHOTOS, seed=number, reshuffle_each_iteration=False).batch(self.batch_size)
+        return examples.shuffle(PHOTOS, seed=self.seed * 10**6 + number, reshuffle_each_iteration=False).batch(self.batch_size)
 
 
 class InPieces(Data):
@@ -39,7 +39,7 @@ class InPieces(Data):
 
     def epoch(self, examples, number):
         """See `Data.epoch`."""
-        return examples.batch(self.batch_size).shuffle(PHOTOS, seed=number, reshuffle_each_iteration=False)
+        return examples.batch(self.batch_size).shuffle(PHOTOS, seed=self.seed * 10**6 + number, reshuffle_each_iteration=False)
 
 
 OPTIONS = {  # arguments of `measure`
@@ -81,9 +81,11 @@ def measure(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str =
 def table(rows: list[dict]) -> str:
     """Means over the seeds, and differences to the first row with their spread, as a page of Markdown."""
     reference = {row['seed']: row for row in rows if row['option'] == next(iter(OPTIONS))}
-    engines, (precision, *_) = sorted({row['engine'] for row in rows if row['engine']}), [row['precision'] for row in reference.values()]
+    engines = sorted({row['engine'] for row in rows if row['engine']})
+    precisions = sorted({row['precision'] for row in reference.values()})
     lines = [f'# What the options change\n\n{conditions("openvino", "onnxruntime")}.\n\ncats_vs_dogs, {PHOTOS:,} photos for training; {BASE} at 160 pixels, ten epochs of the head, '
-             f'then the fast schedule. Loss and accuracy are those on 2,000 other photos, half of which chose the epoch that is kept: one photo is 0.0005. Engines: {"; ".join(engines)}; products in fine-tuning in {precision} where nothing else is said. '
+             f'then the fast schedule. Loss and accuracy are those on 2,000 other photos, half of which decide whether the end is kept or the start: one photo is 0.0005. '
+             f'Engines: {"; ".join(engines)}; products in fine-tuning in {", ".join(precisions)} where nothing else is said. '
              'Means over the seeds; after a difference to the first row stands the standard deviation of its single values. Seconds are given for runs that had the machine to themselves.\n',
              '| option | seeds | accuracy, head | loss, head | accuracy, fine-tuned | loss, fine-tuned | difference in accuracy | difference in loss | head (s) | fine-tuning (s) |',
              '| --- ' * 10 + '|']

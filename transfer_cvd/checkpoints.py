@@ -41,11 +41,14 @@ class State:
         return len(self.history.get('loss', ()))
 
     @property
+    def losses(self) -> list[float]:
+        """The validation losses, that of the start first where it is known."""
+        return ([] if self.start_loss is None else [self.start_loss]) + self.history.get('val_loss', [])
+
+    @property
     def since_best(self) -> int:
-        """How many epochs ago the validation loss was lowest, the start counted where its loss is known."""
-        start = [] if self.start_loss is None else [self.start_loss]
-        losses = start + self.history.get('val_loss', [])
-        return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
+        """How many epochs ago the validation loss was lowest."""
+        return len(self.losses) - 1 - int(np.argmin(self.losses)) if self.losses else 0
 
 # %% ../nbs/15_checkpoints.ipynb #cell009
 def write_checkpoint(
@@ -136,8 +139,8 @@ def fit(
                   callbacks=[*callbacks, _AfterEachEpoch(state, keep, patience, checkpoint, key)], **arguments)
     if keep == 'last':
         return state.history
-    losses = [state.start_loss, *state.history['val_loss']]
-    kept = min(range(len(losses)) if keep == 'best' else (0, state.epochs), key=losses.__getitem__)
+    counting = range(state.epochs + 1) if keep == 'best' else (0, state.epochs)
+    kept = min(counting, key=state.losses.__getitem__)
     if kept < state.epochs:
         model.set_weights(state.best)
     return state.history | {'kept': kept}

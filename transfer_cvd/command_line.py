@@ -233,7 +233,7 @@ def explain(
     if out.suffix != '.png':
         raise InputError(f'{out} does not end in .png: give --out a name that does')
     load_tensorflow()
-    from transfer_cvd.runs import boxes_for_missing_glyphs
+    from transfer_cvd.explanations import boxes_for_missing_glyphs
     from transfer_cvd.serving import Classifier
 
     with boxes_for_missing_glyphs():

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['AT_ONCE', 'grad_cam', 'enlarged', 'explain_photos', 'overlay', 'draw_explanation', 'draw_explanations',
-           'pet_in_corner', 'share_inside', 'boxes']
+           'boxes_for_missing_glyphs', 'pet_in_corner', 'share_inside', 'boxes']
 
 # %% ../nbs/19_explanations.ipynb #cell002
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import keras
@@ -154,6 +156,14 @@ def draw_explanations(
         axis.set_title(title, fontsize=9, parse_math=False)
     plt.close(figure)
     return figure
+
+# %% ../nbs/19_explanations.ipynb #9d215051
+@contextmanager
+def boxes_for_missing_glyphs() -> Iterator[None]:
+    """Draw without a warning where the font lacks a character of a class's name, as it does emoji: a box stands for it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph .* missing from')
+        yield
 
 # %% ../nbs/19_explanations.ipynb #cell034
 def _extent(pet, parts) -> tuple[np.ndarray, np.ndarray]:

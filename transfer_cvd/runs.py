@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEW', 'EPOCHS', 'CHECKPOINTS', 'write_history', 'counts_table', 'announce', 'results_table', 'Stopwatch', 'Clock',
-           'boxes_for_missing_glyphs', 'write_run', 'run']
+           'write_run', 'run']
 
 # %% ../nbs/20_runs.ipynb #cell002
 import csv
@@ -12,9 +12,6 @@ import json
 import shutil
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +21,7 @@ import keras
 from .activations import layer_position, product_precision
 from .base_model import FINE_TUNE_FROM, base_model
 from .data import Data, load_data
+from .explanations import boxes_for_missing_glyphs
 from .feature_extraction import AUGMENTATIONS, train_head
 from .fine_tuning import fine_tune
 from .near_duplicates import write_skipped, write_splits
@@ -118,14 +116,6 @@ class Clock(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs['seconds'] = round(time.perf_counter() - self.watch.started, 2)
-
-# %% ../nbs/20_runs.ipynb #cell016
-@contextmanager
-def boxes_for_missing_glyphs() -> Iterator[None]:
-    """Draw without a warning where the font lacks a character of a class's name, as it does emoji: a box stands for it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'Glyph .* missing from')
-        yield
 
 # %% ../nbs/20_runs.ipynb #33abc531
 def _write_pictures(folder: Path, model: keras.Model, data: Data, predictions: Predictions) -> None:
