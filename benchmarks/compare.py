@@ -211,9 +211,9 @@ COMPARISONS = [
 
 
 def paired(rows: list[dict], comparison: Comparison) -> list[tuple[float, float, bool]]:
-    """Both values for each seed that has both runs, and whether these had the machine to themselves."""
-    by_run = [{row['seed']: row for row in rows if row['run'] == run} for run, _ in (comparison.over, comparison.under)]
-    pairs = [(by_run[0][seed], by_run[1][seed]) for seed in by_run[0] if seed in by_run[1]]
+    """Both values for each seed that has both runs, from one kind of machine, and whether these had the machine to themselves."""
+    by_run = [{(row['seed'], row['processor']): row for row in rows if row['run'] == run} for run, _ in (comparison.over, comparison.under)]
+    pairs = [(by_run[0][same], by_run[1][same]) for same in by_run[0] if same in by_run[1]]
     return [(comparison.over[1](a), comparison.under[1](b), a['alone'] and b['alone']) for a, b in pairs]
 
 
@@ -267,7 +267,7 @@ def table(rows: list[dict], size: Size) -> str:
     """All results as a page of Markdown."""
     engines = sorted({row['engine'] for row in rows if isinstance(row.get('engine'), str)})
     parts = [
-        f'# The tutorial as written, and this project\n\n{conditions("openvino", "onnxruntime")}.\n',
+        f'# The tutorial as written, and this project\n\n{conditions("openvino", "onnxruntime", rows=rows)}.\n',
         f'{DATA}, {size.photos:,} photos for training and an eighth of it each for validation and for testing, {BASE} at 160 pixels; the tutorial\'s schedule is '
         f'{size.epochs} and {size.epochs} epochs, batches of 32, batch normalization of the unfrozen layers in training mode on both sides. Seconds are counted from the photos to the trained '
         'network, with ours from an empty cache, choosing and preparing the engine included, and leave out importing TensorFlow and testing on both sides. Each run has a process of its own; '

@@ -126,7 +126,7 @@ def table(rows: list[dict], drawing: dict) -> str:
     """The accuracies, a row each way of learning, as a page of Markdown."""
     drawn = f'Drawing 2,000 pictures and writing them as a data set took {drawing["seconds"]:.0f} s. ' if drawing.get('alone') else ''
     lines = [
-        f'# What can be learned from the drawn pets\n\n{conditions()}.\n\nTrained on the {ALL:,} pictures of `drawn_pets` where nothing else is said, tested on the 2,000 of '
+        f'# What can be learned from the drawn pets\n\n{conditions(rows=rows)}.\n\nTrained on the {ALL:,} pictures of `drawn_pets` where nothing else is said, tested on the 2,000 of '
         f'`drawn_pets/further`; `{BASE}` at 160 pixels, batches of 32, {EPOCHS} epochs a stage, {EPOCHS * ALL // FEW} of {FEW} pictures, which are as many steps. RMSprop with a learning rate of 1e-4 for the head, '
         f'1e-5 for fine-tuning from `{FINE_TUNE_FROM[BASE]}`, {FROM_RANDOM:g} for the network that starts from random weights. '
         f'{drawn}Seconds are given for measurements that had the machine to themselves.\n',

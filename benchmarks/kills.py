@@ -85,7 +85,7 @@ def kill(folder: Path, stage: str, number: int) -> dict:
 def table(rows: list[dict]) -> str:
     """The kills as a page of Markdown."""
     equal = sum(row['equal'] for row in rows if row['killed'])
-    lines = [f'# Killed and begun again\n\n{conditions()}.\n\n`transfer_cvd train` on 600 drawn pets of 64 pixels, three epochs in both stages, dropout 0.2. '
+    lines = [f'# Killed and begun again\n\n{conditions(rows=rows)}.\n\n`transfer_cvd train` on 600 drawn pets of 64 pixels, three epochs in both stages, dropout 0.2. '
              f'{equal} of {sum(row["killed"] for row in rows)} killed runs ended with the report and the history of a run that was left alone.\n',
              '| stage | killed after write | and seconds | report and history equal |', '| --- ' * 4 + '|']
     for row in rows:

@@ -24,11 +24,17 @@ def processor(described: Path = Path('/proc/cpuinfo')) -> str:
     return ', '.join([facts.get('model name', platform.machine()), *(name for name in FEATURES if name in flags)])
 
 
-def conditions(*packages: str) -> str:
-    """Date, machine and versions, one line of Markdown; of further `packages` those that are installed are named too."""
+def conditions(*packages: str, rows: list[dict] = ()) -> str:
+    """Date, machine and versions, one line of Markdown; of further `packages` those that are installed are named too. With `rows`, date and machine are theirs."""
     versions = ', '.join(f'{name} {version(name)}' for name in [*PACKAGES, *filter(find_spec, packages)])
     cores = len(os.sched_getaffinity(0))
-    return f'{date.today()}, {cores} cores ({processor()}), Python {platform.python_version()}, {versions}'
+    dates, processors = (sorted({row[key] for row in rows or [here()]}) for key in ('date', 'processor'))
+    return f'{" to ".join(dict.fromkeys((dates[0], dates[-1])))}, {cores} cores ({"; ".join(processors)}), Python {platform.python_version()}, {versions}'
+
+
+def here() -> dict[str, str]:
+    """Today's date and this machine's processor."""
+    return {'date': str(date.today()), 'processor': processor()}
 
 
 def anonymous_memory(process: int) -> float:
@@ -83,7 +89,7 @@ class Rows:
             if all(row.get(name) == value for name, value in key.items()):
                 return row
         started = time.perf_counter()
-        row = key | measure()
+        row = key | measure() | here()
         row.setdefault('seconds', round(time.perf_counter() - started, 1))
         self.rows.append(row)
         with self.path.open('a') as file:

@@ -47,7 +47,7 @@ def run(seed: int) -> dict:
 
 def table(rows: list[dict]) -> str:
     """The runs as a page of Markdown."""
-    lines = [f'# The main job, offline\n\n{conditions()}.\n\n`transfer_cvd train --offline` as a whole, on 2,000 drawn pictures '
+    lines = [f'# The main job, offline\n\n{conditions(rows=rows)}.\n\n`transfer_cvd train --offline` as a whole, on 2,000 drawn pictures '
              f'(1,600 for training), tested on {rows[0]["n"]:,} further ones. Seconds are given for runs that had the machine to themselves.\n',
              '| seed | whole command (s) | the second time (s) | validation, features | validation, fine-tuned | test | further pictures | 95% interval |', '| --- ' * 8 + '|']
     for row in rows:

@@ -42,12 +42,13 @@ class InPieces(Data):
         return examples.batch(self.batch_size).shuffle(PHOTOS, seed=self.seed * 10**6 + number, reshuffle_each_iteration=False)
 
 
+OTHER = 'float32' if product_precision('auto') == 'bfloat16' else 'bfloat16'  # precision that is not the processor's own choice
 OPTIONS = {  # arguments of `measure`
     'as it is': {},
     '`--dropout 0.2`': {'dropout': 0.2},
     '`--augment flip`': {'augment': 'flip'},
     '`--augment full`': {'augment': 'full', 'precision': 'float32'},
-    '`--precision float32`': {'precision': 'float32'},
+    f'`--precision {OTHER}`': {'precision': OTHER},
     '`--activations float32`': {'dtype': 'float32'},
     '`--engine tensorflow`': {'engine': 'tensorflow'},
     'all photos shuffled together': {'order': Fully},
@@ -80,21 +81,21 @@ def measure(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str =
 
 def table(rows: list[dict]) -> str:
     """Means over the seeds, and differences to the first row with their spread, as a page of Markdown."""
-    reference = {row['seed']: row for row in rows if row['option'] == next(iter(OPTIONS))}
+    reference = {(row['seed'], row['processor']): row for row in rows if row['option'] == next(iter(OPTIONS))}
     engines = sorted({row['engine'] for row in rows if row['engine']})
     precisions = sorted({row['precision'] for row in reference.values()})
-    lines = [f'# What the options change\n\n{conditions("openvino", "onnxruntime")}.\n\ncats_vs_dogs, {PHOTOS:,} photos for training; {BASE} at 160 pixels, ten epochs of the head, '
+    lines = [f'# What the options change\n\n{conditions("openvino", "onnxruntime", rows=rows)}.\n\ncats_vs_dogs, {PHOTOS:,} photos for training; {BASE} at 160 pixels, ten epochs of the head, '
              f'then the fast schedule. Loss and accuracy are those on 2,000 other photos, half of which decide whether the end is kept or the start: one photo is 0.0005. '
              f'Engines: {"; ".join(engines)}; products in fine-tuning in {", ".join(precisions)} where nothing else is said. '
              'Means over the seeds; after a difference to the first row stands the standard deviation of its single values. Seconds are given for runs that had the machine to themselves.\n',
              '| option | seeds | accuracy, head | loss, head | accuracy, fine-tuned | loss, fine-tuned | difference in accuracy | difference in loss | head (s) | fine-tuning (s) |',
              '| --- ' * 10 + '|']
     for option in dict.fromkeys(row['option'] for row in rows):
-        group = [row for row in rows if row['option'] == option and row['seed'] in reference]
+        group = [row for row in rows if row['option'] == option and (row['seed'], row['processor']) in reference]
         means = [f'{mean(row[key] for row in group):.4f}' for key in ('head_accuracy', 'head_loss', 'tuned_accuracy', 'tuned_loss')]
         differences = ['', '']
         if option != next(iter(OPTIONS)):
-            single = [[row[key] - reference[row['seed']][key] for row in group] for key in ('tuned_accuracy', 'tuned_loss')]
+            single = [[row[key] - reference[row['seed'], row['processor']][key] for row in group] for key in ('tuned_accuracy', 'tuned_loss')]
             differences = [f'{mean(values):+.4f}' + (f' ({stdev(values):.4f})' if len(values) > 1 else '') for values in single]
         alone = all(row['alone'] for row in group)
         seconds = [f'{mean(row[key] for row in group):.0f}' if alone else '' for key in ('head_seconds', 'tuning_seconds')]

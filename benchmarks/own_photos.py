@@ -25,10 +25,11 @@ COMMAND = 'from transfer_cvd.command_line import main; main()'
 
 
 def whole_command(folder: Path, seed: int) -> dict:
-    """`transfer_cvd train --data FOLDER`, from the shell."""
+    """`transfer_cvd train --data FOLDER`, from the shell and with nothing kept from before."""
     with tempfile.TemporaryDirectory() as place:
         started = time.perf_counter()
-        subprocess.run([sys.executable, '-c', COMMAND, 'train', '--data', folder, '--base', BASE, '--seed', str(seed), '--out', Path(place, 'run')], check=True)
+        subprocess.run([sys.executable, '-c', COMMAND, 'train', '--data', folder, '--base', BASE, '--seed', str(seed),
+                        '--cache-dir', Path(place, 'cache'), '--out', Path(place, 'run')], check=True)
         seconds = time.perf_counter() - started
         report = json.loads(Path(place, 'run/report.json').read_text())
     return {'seconds': round(seconds, 1), 'test': report['test']['accuracy'], 'n': report['test']['n'], 'stages': report['seconds']}
@@ -59,7 +60,7 @@ def memory(folder: Path, n: int) -> dict:
 
 def table(rows: list[dict]) -> str:
     """The measurements as a page of Markdown."""
-    lines = [f'# Photos of one\'s own\n\n{conditions()}.\n\nA folder of {rows[0]["photos"]} photos, {BASE} at 160 pixels, the defaults of `transfer_cvd train`. '
+    lines = [f'# Photos of one\'s own\n\n{conditions(rows=rows)}.\n\nA folder of {rows[0]["photos"]} photos, {BASE} at 160 pixels, the defaults of `transfer_cvd train`. '
              'Seconds are given for measurements that had the machine to themselves.\n',
              '| measured | seed | result | seconds |', '| --- ' * 4 + '|']
     for row in rows:

@@ -50,7 +50,7 @@ COLUMNS = {'seed': 'seed', 'mode': 'batch norm', 'head_validation': 'validation,
 def table(rows: list[dict], epochs: int) -> str:
     """The rows, and the means of each mode, as a page of Markdown."""
     photos = ' / '.join(f'{n:,}' for n in rows[0]['photos'].values())
-    lines = [f'# The tutorial\'s schedule on real photos\n\n{conditions()}.\n\ncats_vs_dogs, {photos} photos (training / validation / test), '
+    lines = [f'# The tutorial\'s schedule on real photos\n\n{conditions(rows=rows)}.\n\ncats_vs_dogs, {photos} photos (training / validation / test), '
              f'{BASE} at 160 pixels, {epochs} and {epochs} epochs; accuracies of the last epoch. Seconds are given for runs that had the machine to themselves.\n',
              '| ' + ' | '.join(COLUMNS.values()) + ' |', '| --- ' * len(COLUMNS) + '|']
     for mode in dict.fromkeys(row['mode'] for row in rows):

@@ -18,7 +18,8 @@ def benchmark(monkeypatch):
 
 def made_up(run, seed, head, tuning, **facts):
     return {'run': run, 'seed': seed, 'alone': True, 'stages': {'data': 1.0, 'feature_extraction': head - 1, 'fine_tuning': tuning, 'test': 99.0},
-            'validation': 0.98, 'test': 0.97, 'validation_features': 0.97, 'peak_gigabytes': 1.0, 'n': 9000, 'history': []} | facts
+            'validation': 0.98, 'test': 0.97, 'validation_features': 0.97, 'peak_gigabytes': 1.0, 'n': 9000, 'history': [],
+            'date': '2026-01-01', 'processor': 'Some CPU'} | facts
 
 
 def test_ratios_are_of_runs_with_the_same_seed(benchmark):
@@ -39,6 +40,22 @@ def test_ratios_of_times_are_marked_when_other_work_ran(benchmark):
     rows = [made_up('as written', 0, 400, 600), made_up('fast, [fast]', 0, 40, 10, alone=False)]
     page = compare.table(rows, compare.Size())
     assert '| 20.00* |' in page and '\\* Other work' in page
+
+
+def test_ratios_are_of_runs_on_one_kind_of_machine(benchmark):
+    compare = benchmark('compare')
+    rows = [made_up('as written', 0, 400, 600), made_up('tutorial, plain', 0, 40, 160, processor='Another CPU')]
+    assert any('feature extraction, plain | at least 10 | not run' in line for line in compare.ratio_table(rows, compare.Size()))
+
+
+def test_a_page_says_when_and_where_its_rows_were_measured(benchmark, tmp_path):
+    measuring = benchmark('measuring')
+    row = measuring.Rows(tmp_path / 'rows.jsonl').get({'seed': 0}, lambda: {'accuracy': 0.5})
+    assert measuring.Rows(tmp_path / 'rows.jsonl').get({'seed': 0}, dict) == row
+    assert measuring.conditions(rows=[row]) == measuring.conditions()
+    earlier = row | {'date': '2026-01-01', 'processor': 'A CPU'}
+    assert measuring.conditions(rows=[row, earlier]).startswith(f'2026-01-01 to {row["date"]}, ')
+    assert f'A CPU; {row["processor"]}' in measuring.conditions(rows=[row, earlier])
 
 
 def test_processor_is_named_with_what_it_can(benchmark, tmp_path):
