@@ -273,9 +273,9 @@ def table(rows: list[dict], size: Size) -> str:
         'network, with ours from an empty cache, choosing and preparing the engine included, and leave out importing TensorFlow and testing on both sides. Each run has a process of its own; '
         'a ratio is one of two runs with the same seed. "plain" is TensorFlow in the frozen pass, "[fast]" the engine chosen by `--engine auto`'
         f'{" (" + "; ".join(engines) + ")" if engines else ""}. Both sides reuse memory (`TF_CPU_ALLOCATOR_USE_BFC=1`).\n',
-        *ratio_table(rows, size), *predict_lines(),
+        *(ratios := ratio_table(rows, size)), *predict_lines(),
     ]
-    if not all(row['alone'] for row in rows):
+    if any('* |' in line for line in ratios):
         parts.append('\n\\* Other work ran on the machine during some of these runs.')
     parts += ['\nAccuracies at the end, means over the seeds; there are as many validation as test photos. Goals: the tutorial\'s schedule within 0.005 on validation photos, '
               '`--schedule fast` within 0.002 on both together.\n', *accuracy_table(rows)]

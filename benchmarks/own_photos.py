@@ -21,6 +21,7 @@ from transfer_cvd.own_photos import cross_validate, folder_features, group_numbe
 from transfer_cvd.runs import run
 
 BASE = 'mobilenet_v2'
+KINDS = ('whole command', 'cross-validation', 'memory')
 COMMAND = 'from transfer_cvd.command_line import main; main()'
 
 
@@ -63,7 +64,7 @@ def table(rows: list[dict]) -> str:
     lines = [f'# Photos of one\'s own\n\n{conditions(rows=rows)}.\n\nA folder of {rows[0]["photos"]} photos, {BASE} at 160 pixels, the defaults of `transfer_cvd train`. '
              'Seconds are given for measurements that had the machine to themselves.\n',
              '| measured | seed | result | seconds |', '| --- ' * 4 + '|']
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (KINDS.index(row['what']), row['seed'])):
         if row['what'] == 'whole command':
             result = f'test accuracy {row["test"]:.3f} on {row["n"]} photos'
         elif row['what'] == 'cross-validation':
