@@ -347,8 +347,9 @@ def what_was_trained(
              ('base', f'{text(base["name"])} at {base["image_size"]} pixels')]
     for name in ('feature_extraction', 'fine_tuning'):
         stage = results[name]
-        done = (f'{stage["epochs"]} epochs, validation accuracy {stage["accuracy"]:.1%}' if stage else 'left out')
-        facts.append((name.replace('_', ' '), done))
+        done = f'{stage["epochs"]} epochs, validation accuracy {stage["accuracy"]:.1%}' if stage else 'left out'
+        undone = '; no gain: the weights before it are kept' if stage and stage.get('kept') == 0 else ''
+        facts.append((name.replace('_', ' '), done + undone))
     if results.get('class_weights'):
         facts.append(('class weights', ', '.join(f'{text(name)} {weight:.2f}' for name, weight in results['class_weights'].items())))
     if results['seconds']:

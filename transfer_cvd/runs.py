@@ -77,8 +77,11 @@ def results_table(
     results: dict,  # from `report`
 ) -> str:
     """The accuracies of a run, a line each."""
-    lines = [f'validation accuracy, {name.replace("_", " ")}: {results[name]["accuracy"]:.3f}'
-             for name in ('feature_extraction', 'fine_tuning') if results[name]]
+    lines = []
+    for name in ('feature_extraction', 'fine_tuning'):
+        if stage := results[name]:
+            undone = ' (no gain: the weights before it are kept)' if stage.get('kept') == 0 else ''
+            lines.append(f'validation accuracy, {name.replace("_", " ")}: {stage["accuracy"]:.3f}{undone}')
     for name in ('cross_validation', 'test'):
         if name in results:
             measured = results[name]
