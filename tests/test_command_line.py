@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 
 import pytest
 from PIL import Image
@@ -200,6 +201,13 @@ def test_export_and_predict_with_it(shell, pets, small_model, tmp_path):
     assert abs(given[0] - given[1]) < 1e-4
     code, _, errors = shell('export', small_model, '--format', 'litret', '--out', tmp_path / 'more')
     assert (code, len(errors)) == (2, 1) and 'litert' in errors[0]
+
+
+def test_without_a_command(shell):
+    code, lines, errors = shell()
+    assert (code, errors) == (0, []) and any(line.split()[:1] == ['train'] for line in lines)
+    assert not any(line.endswith('...') for line in lines[1:])
+    assert shell('--version') == (0, [f'transfer_cvd {version("transfer_cvd")}'], [])
 
 
 def test_bases(shell):

@@ -87,11 +87,11 @@ def split_base(
     One tensor of the shape that `find_cut` gives goes from one to the other, or `(n, values)` if the cut has several.
     Raises `InputError` if there is no such layer.
     """
-    cut = find_cut(base, layer_name)
+    cut, name = find_cut(base, layer_name), f'{base.name}_below_{layer_name}'
     if len(cut) == 1:
-        return keras.Model(base.input, cut[0]), keras.Model(cut[0], base.output)
+        return keras.Model(base.input, cut[0], name=name), keras.Model(cut[0], base.output)
     flat = [keras.layers.Flatten()(tensor) for tensor in cut]
-    lower = keras.Model(base.input, keras.layers.Concatenate()(flat))
+    lower = keras.Model(base.input, keras.layers.Concatenate()(flat), name=name)
     row = keras.Input(lower.output_shape[1:])
     ends = np.cumsum([tensor.shape[1] for tensor in flat]).tolist()
     pieces = keras.ops.split(row, ends[:-1], axis=1)

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['app', 'DataName', 'BaseName', 'ImageSize', 'Epochs', 'FineTuneEpochs', 'Schedule', 'Precision', 'Augment', 'Dropout',
            'FineTuneFrom', 'ClassWeights', 'CacheDir', 'NoCache', 'CacheLimit', 'Kept', 'EngineName', 'ModelPath',
-           'Json', 'STOPPED', 'load_tensorflow', 'train', 'cache', 'predict', 'evaluate', 'explain', 'export', 'bases',
-           'main']
+           'Json', 'STOPPED', 'load_tensorflow', 'without_command', 'train', 'cache', 'predict', 'evaluate', 'explain',
+           'export', 'bases', 'main']
 
 # %% ../nbs/21_command_line.ipynb #cell003
 import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -37,8 +38,18 @@ def load_tensorflow() -> None:
         tf.get_logger().setLevel('ERROR')
 
 # %% ../nbs/21_command_line.ipynb #cell008
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  help='Train a classifier on photos by transfer learning, and use it.')
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback(invoke_without_command=True)
+def without_command(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option('--version', help='Print the version.')] = False,
+) -> None:
+    """Train a classifier on photos by transfer learning, and use it."""
+    if context.invoked_subcommand is None:
+        print(f'transfer_cvd {version("transfer_cvd")}' if show_version else context.get_help())
+
 
 # %% ../nbs/21_command_line.ipynb #cell010
 def _option(help: str, default: str):
@@ -139,7 +150,10 @@ def train(
     out: Annotated[Path, typer.Option(help='The folder for the results, new or empty.')] = Path('runs/latest'),
     resume: Annotated[Optional[Path], typer.Option(help='Go on with the unfinished run for this folder, with its settings.')] = None,
 ) -> None:
-    """Train a classifier; write it, its test result and its pictures to a folder. After a stop the same command goes on."""
+    """Train a classifier.
+
+    It goes to a folder, with its test result and its pictures. After a stop the same command goes on.
+    """
     settings = {
         'run': dict(data_name=data, base_name=base, image_size=image_size, batch_size=batch_size, epochs=epochs, fine_tune_epochs=fine_tune_epochs,
                     fine_tune_from=fine_tune_from, schedule=schedule, precision=precision, augment=augment, dropout=dropout, weigh_classes=class_weights, max_broken=max_broken,
@@ -155,7 +169,7 @@ def cache(
     clear: Annotated[bool, typer.Option('--clear', help='Remove all of it.')] = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """List the activations that are kept, the last used first, or remove them."""
+    """List or remove the activations that are kept."""
     load_tensorflow()
     from transfer_cvd.store import Store
 
@@ -229,7 +243,7 @@ def explain(
     photo: Annotated[Path, typer.Argument(help='A photo.')],
     out: Annotated[Path, typer.Option(help='The picture to write, a .png file.')] = Path('explained.png'),
 ) -> None:
-    """Draw which part of a photo speaks for the class that the classifier gives it."""
+    """Draw which part of a photo speaks for its class."""
     if out.suffix != '.png':
         raise InputError(f'{out} does not end in .png: give --out a name that does')
     load_tensorflow()
@@ -255,7 +269,10 @@ def export(
         typer.Option(help='Photos to compare the export with the original on, a folder or a .csv. [default: drawn pictures]', show_default=False),
     ] = None,
 ) -> None:
-    """Write the classifier in another format, and check that it answers like the original."""
+    """Write a classifier in another format.
+
+    It is checked whether it answers like the original.
+    """
     load_tensorflow()
     from transfer_cvd.exports import export_classifier
     from transfer_cvd.serving import Classifier
@@ -265,7 +282,7 @@ def export(
 # %% ../nbs/21_command_line.ipynb #cell033
 @app.command()
 def bases() -> None:
-    """List the pretrained networks, with what they cost and what they know."""
+    """List the pretrained networks, and what they cost."""
     from transfer_cvd.bases import bases_table
 
     print(bases_table())

@@ -48,7 +48,7 @@ def prepare(
     Raises `InputError` for an unknown name, when there is no network to download from, or no permission to write.
     """
     if name.split('/')[0] not in _known_names():
-        raise unknown_name('data set or folder', name, _known_names())
+        raise unknown_name('data set or folder', name, _known_names(), 'give a folder with a sub-folder of photos for each class, or a data set')
     builder = tfds.builder(name)
     if not builder.is_prepared():
         _require_writable(Path(builder.data_dir))

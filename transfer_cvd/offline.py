@@ -30,6 +30,7 @@ def unknown_name(
     kind: str,  # what the name stands for, such as 'base'
     name: str,  # the name that was given
     known: Iterable[str],  # the names there are
+    otherwise: str = '',  # what to do if none is spelt like it, by default the first of them are named
 ) -> InputError:
     """The error for a `name` that is not among the `known` ones; it suggests up to three that are spelt like it."""
     known = list(known)
@@ -37,7 +38,7 @@ def unknown_name(
     if near:
         hint = f'did you mean {" or ".join(near)}?'
     else:
-        hint = f'there are: {", ".join(known[:8])}{", ..." if len(known) > 8 else ""}'
+        hint = otherwise or f'there are: {", ".join(known[:8])}{", ..." if len(known) > 8 else ""}'
     return InputError(f'there is no {kind} named {name!r}: {hint}')
 
 # %% ../nbs/10_offline.ipynb #cell013
