@@ -33,7 +33,7 @@ def whole_command(folder: Path, seed: int) -> dict:
                         '--cache-dir', Path(place, 'cache'), '--out', Path(place, 'run')], check=True)
         seconds = time.perf_counter() - started
         report = json.loads(Path(place, 'run/report.json').read_text())
-    return {'seconds': round(seconds, 1), 'test': report['test']['accuracy'], 'n': report['test']['n'], 'stages': report['seconds']}
+    return {'seconds': round(seconds, 1), 'test': report['test']['accuracy'], 'n': report['test']['n'], 'kept': report['fine_tuning']['kept'], 'stages': report['seconds']}
 
 
 def cross_validation(folder: Path, seed: int) -> dict:
@@ -66,7 +66,7 @@ def table(rows: list[dict]) -> str:
              '| measured | seed | result | seconds |', '| --- ' * 4 + '|']
     for row in sorted(rows, key=lambda row: (KINDS.index(row['what']), row['seed'])):
         if row['what'] == 'whole command':
-            result = f'test accuracy {row["test"]:.3f} on {row["n"]} photos'
+            result = f'test accuracy {row["test"]:.3f} on {row["n"]} photos; fine-tuning was {"kept" if row["kept"] else "undone"}'
         elif row['what'] == 'cross-validation':
             low, high = row['interval']
             result = f'accuracy {row["accuracy"]:.4f} (95% interval {low:.4f} to {high:.4f}) on {row["n"]} photos'

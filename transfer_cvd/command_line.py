@@ -72,9 +72,9 @@ Epochs = Annotated[
     Optional[int], _option('How often the new head sees all training photos.', '10; on photos of your own until there is nothing to gain')
 ]
 FineTuneEpochs = Annotated[
-    Optional[int], _option('Further epochs, in which the top layers are trained too; 0 leaves this stage out.', '10, with the fast schedule 2')
+    Optional[int], _option('Further epochs, in which the top layers are trained too; 0 leaves this stage out.', '10, with the fast schedule 2 to 8')
 ]
-Schedule = Annotated[Optional[str], _option('tutorial: 10 epochs with a low learning rate. fast: 2 with one that rises and falls.', 'tutorial; on photos of your own fast')]
+Schedule = Annotated[Optional[str], _option('tutorial: 10 epochs with a low learning rate. fast: 2, of few photos up to 8, with one that rises and falls.', 'tutorial; on photos of your own fast')]
 Precision = Annotated[
     Optional[str], _option('Of the products in fine-tuning: float32, bfloat16, or auto: bfloat16 where the processor is fast at it.', 'float32, with the fast schedule auto')
 ]

@@ -30,7 +30,7 @@ from .own_photos import MAX_RATIO, class_weights, cross_validate, folder_feature
 from .own_photos import group_numbers, rows_of, settle_splits, train_head_fully
 from .photos import printable
 from .report_page import write_report_page
-from .schedules import FAST_EPOCHS, SCHEDULES, fine_tune_fast
+from .schedules import SCHEDULES, fast_epochs, fine_tune_fast
 from .serving import Classifier
 from .store import Store
 from .summary import Predictions, plot_confusion, plot_history, plot_mistakes, predict_batches, report
@@ -220,7 +220,7 @@ def _train(folder: Path, base: keras.Model, data: Data, options: dict, store: St
     asked = options['precision'] or ('auto' if schedule == 'fast' else 'float32')
     precision = 'float32' if options['augment'] == 'full' else product_precision(asked)  # the long way has no other
     if fine_tune_epochs is None:
-        fine_tune_epochs = FAST_EPOCHS if schedule == 'fast' else EPOCHS
+        fine_tune_epochs = fast_epochs(sum(data.counts['train'].values())) if schedule == 'fast' else EPOCHS
     keeping = {'store': store, 'fine_tune_from': from_layer if fine_tune_epochs else None}
     weights, found = None, {'schedule': schedule, 'precision': precision}
     if data.photos:

@@ -1,0 +1,90 @@
+"""How many epochs the fast schedule should have, by the number of photos: accuracy on photos of cats_vs_dogs that neither were trained on nor decided anything.
+
+    python benchmarks/few_photos.py            # about half an hour; goes on where it stopped
+
+Each row begins with a head that is trained to its end on so many photos. An eighth as many others decide whether the end of
+fine-tuning is kept or that start, as in a run on a folder. All of it is done on kept activations.
+Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
+"""
+import argparse
+import math
+from functools import cache
+from statistics import mean
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.linear_model import LogisticRegression
+
+from measuring import RESULTS, Rows, conditions
+from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
+from transfer_cvd.checkpoints import fit
+from transfer_cvd.data import load_data
+from transfer_cvd.feature_extraction import add_head, compile_classifier, freeze, what_to_keep
+from transfer_cvd.fine_tuning import parts_to_train
+from transfer_cvd.own_photos import choose_penalty
+from transfer_cvd.schedules import FAST_BATCH, FAST_RATE, warm_up_and_cosine
+from transfer_cvd.store import Kept, Store, keep, read_kept
+
+BASE = 'mobilenet_v2'
+EPOCHS = {300: (2, 4, 8, 16), 1000: (2, 4, 8), 2000: (2, 4, 8)}  # by the number of photos
+OTHERS = 2000  # photos that are asked about
+
+
+@cache
+def everything() -> list[Kept]:
+    """Features of all training photos of cats_vs_dogs, and their tensors under the boundary."""
+    store = Store()
+    return keep(store, load_data('cats_vs_dogs'), 'train', *what_to_keep(freeze(base_model(BASE)), FINE_TUNE_FROM[BASE], store.dtype))
+
+
+def measure(photos: int, seed: int) -> dict:
+    """Loss and accuracy on the others of the head and of what the fast schedule makes of it in so and so many epochs; and which of both would be kept."""
+    keras.utils.set_random_seed(seed)
+    pooled, tensors = everything()
+    rows = np.random.default_rng(seed).permutation(len(pooled.places))[:photos * 9 // 8 + OTHERS]
+    train, validation, others = np.split(rows, [photos, photos * 9 // 8])
+    features, labels = pooled.values[pooled.places[train]], pooled.labels[pooled.places[train]]
+    regression = LogisticRegression(C=1 / choose_penalty(features, labels, train, seed=seed), max_iter=1000).fit(features, labels)
+    model = add_head(base_model(BASE), 2, seed)
+    model.layers[-1].set_weights([regression.coef_.T, regression.intercept_])
+    _, above = parts_to_train(model, FINE_TUNE_FROM[BASE], freeze_batch_norm=True)
+    start, found, steps = above.get_weights(), {}, math.ceil(photos / FAST_BATCH)
+    positions = tf.data.Dataset.from_tensor_slices(train).shuffle(photos, seed).batch(FAST_BATCH)
+    asked, deciding = (read_kept(tensors, tf.data.Dataset.from_tensor_slices(some).batch(FAST_BATCH)) for some in (others, validation))
+    for epochs in EPOCHS[photos]:
+        above.set_weights(start)
+        compile_classifier(above, FAST_RATE, keras.optimizers.AdamW(warm_up_and_cosine(epochs * steps)))
+        before = above.evaluate(deciding, verbose=0)[0]
+        found.setdefault('head', above.evaluate(asked, verbose=0))
+        history = fit(above, lambda first: read_kept(tensors, positions.repeat(epochs)), steps, deciding, epochs, verbose=0)
+        found[f'{epochs} epochs'] = [*above.evaluate(asked, verbose=0), history['val_loss'][-1] < before]
+    return found
+
+
+def table(rows: list[dict]) -> str:
+    """Means over the seeds, a row for each number of photos and epochs, as a page of Markdown."""
+    lines = [f'# Few photos\n\n{conditions(rows=rows)}.\n\n{BASE} at 160 pixels, cats_vs_dogs. A head trained to its end, then the fast schedule: AdamW, up to {FAST_RATE:g} and along a cosine, '
+             f'batches of {FAST_BATCH}, batch normalization frozen. Accuracy and loss on {OTHERS:,} others, means over the seeds. "Kept" are ends with a lower validation loss '
+             'than the start, on an eighth as many photos; "after the choice" is the accuracy when the start is kept otherwise.\n',
+             '| photos | epochs | steps | seeds | accuracy, head | accuracy, end | kept | accuracy after the choice | loss, head | loss, end |', '| --- ' * 10 + '|']
+    for photos, tried in EPOCHS.items():
+        group = [row for row in rows if row['photos'] == photos]
+        for epochs in tried if group else ():
+            ends = [(row['head'], row[f'{epochs} epochs']) for row in group]
+            chosen = mean((end if end[2] else head)[1] for head, end in ends)
+            lines.append(f'| {photos:,} | {epochs} | {epochs * math.ceil(photos / FAST_BATCH)} | {len(group)} | {mean(head[1] for head, _ in ends):.4f} | {mean(end[1] for _, end in ends):.4f} '
+                         f'| {sum(end[2] for _, end in ends)} of {len(ends)} | {chosen:.4f} | {mean(head[0] for head, _ in ends):.4f} | {mean(end[0] for _, end in ends):.4f} |')
+    return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    arguments = parser.parse_args()
+    rows = Rows(RESULTS / 'few_photos.jsonl')
+    for seed in arguments.seeds:
+        for photos in EPOCHS:
+            rows.get({'photos': photos, 'seed': seed}, lambda: measure(photos, seed))
+            (RESULTS / 'few_photos.md').write_text(table(rows.rows))
+    print(table(rows.rows))
