@@ -266,6 +266,7 @@ def accuracy_table(rows: list[dict]) -> list[str]:
 def table(rows: list[dict], size: Size) -> str:
     """All results as a page of Markdown."""
     engines = sorted({row['engine'] for row in rows if isinstance(row.get('engine'), str)})
+    ratios = ratio_table(rows, size)
     parts = [
         f'# The tutorial as written, and this project\n\n{conditions("openvino", "onnxruntime", rows=rows)}.\n',
         f'{DATA}, {size.photos:,} photos for training and an eighth of it each for validation and for testing, {BASE} at 160 pixels; the tutorial\'s schedule is '
@@ -273,7 +274,7 @@ def table(rows: list[dict], size: Size) -> str:
         'network, with ours from an empty cache, choosing and preparing the engine included, and leave out importing TensorFlow and testing on both sides. Each run has a process of its own; '
         'a ratio is one of two runs with the same seed. "plain" is TensorFlow in the frozen pass, "[fast]" the engine chosen by `--engine auto`'
         f'{" (" + "; ".join(engines) + ")" if engines else ""}. Both sides reuse memory (`TF_CPU_ALLOCATOR_USE_BFC=1`).\n',
-        *(ratios := ratio_table(rows, size)), *predict_lines(),
+        *ratios, *predict_lines(),
     ]
     if any('* |' in line for line in ratios):
         parts.append('\n\\* Other work ran on the machine during some of these runs.')

@@ -132,9 +132,12 @@ def table(rows: list[dict], drawing: dict) -> str:
         f'{drawn}Seconds are given for measurements that had the machine to themselves.\n',
         '| learned from | mean accuracy | seed 0 | seed 1 | seed 2 | mean seconds |', '| --- ' * 6 + '|',
     ]
-    groups = {kind: sorted((row for row in rows if row['kind'] == kind), key=lambda row: row['seed']) for kind in NAMES}
-    for kind, group in ((kind, group) for kind, group in groups.items() if group):
-        seeds = [f'{row["accuracy"]:.4f}' for row in group] + ['not run'] * (len(SEEDS) - len(group))
+    for kind in NAMES:
+        group = [row for row in rows if row['kind'] == kind]
+        if not group:
+            continue
+        by_seed = {row['seed']: f'{row["accuracy"]:.4f}' for row in group}
+        seeds = [by_seed.get(seed, 'not run') for seed in SEEDS]
         seconds = f'{np.mean([row["seconds"] for row in group]):.0f}' if all(row.get('alone') for row in group) else ''
         lines.append(f'| {NAMES[kind]} | {np.mean([row["accuracy"] for row in group]):.4f} | {" | ".join(seeds)} '
                      f'| {seconds} |')

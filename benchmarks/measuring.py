@@ -29,7 +29,7 @@ def conditions(*packages: str, rows: list[dict] = ()) -> str:
     versions = ', '.join(f'{name} {version(name)}' for name in [*PACKAGES, *filter(find_spec, packages)])
     cores = len(os.sched_getaffinity(0))
     dates, processors = (sorted({row[key] for row in rows or [here()]}) for key in ('date', 'processor'))
-    return f'{" to ".join(dict.fromkeys((dates[0], dates[-1])))}, {cores} cores ({"; ".join(processors)}), Python {platform.python_version()}, {versions}'
+    return f'{" to ".join(sorted({dates[0], dates[-1]}))}, {cores} cores ({"; ".join(processors)}), Python {platform.python_version()}, {versions}'
 
 
 def here() -> dict[str, str]:

@@ -50,7 +50,6 @@ def without_command(
     if context.invoked_subcommand is None:
         print(f'transfer_cvd {version("transfer_cvd")}' if show_version else context.get_help())
 
-
 # %% ../nbs/21_command_line.ipynb #cell010
 def _option(help: str, default: str):
     "An option whose default is told in words."

@@ -6,8 +6,8 @@
 __all__ = ['LIMIT', 'SIDE', 'WIDTH', 'HEIGHT', 'LEFT', 'TOP', 'BOTTOM', 'MANY', 'LONGEST', 'HOW_TO_USE', 'STYLE', 'PARTS_STYLE',
            'TABLE_STYLE', 'PAGE', 'Recall', 'class_recalls', 'plot_per_class', 'least_certain', 'plot_least_certain',
            'show_confused', 'in_turn', 'choose_shown', 'thumbnail', 'text', 'path_text', 'short_path', 'Photos',
-           'scale', 'headline', 'curves', 'confusion_table', 'cell_photos', 'recall_bars', 'what_was_trained',
-           'left_out', 'how_to_use', 'explained', 'choose_explained', 'write_report_page']
+           'scale', 'headline', 'curves', 'confusion_table', 'cell_photos', 'recall_bars', 'no_gain',
+           'what_was_trained', 'left_out', 'how_to_use', 'explained', 'choose_explained', 'write_report_page']
 
 # %% ../nbs/22_report_page.ipynb #cell002
 import base64
@@ -338,6 +338,13 @@ def _folded(summary: str, content: str, count: int) -> str:
     return f'<details{"" if count > 12 else " open"}><summary>{summary}</summary>{content}</details>'
 
 
+def no_gain(
+    stage: dict,  # a stage of the results
+) -> str:
+    """Return that the stage was undone, if it was, since the validation loss did not fall; else ''."""
+    return 'no gain: the weights before it are kept' if stage.get('kept') == 0 else ''
+
+
 def what_was_trained(
     results: dict,  # from `report`
 ) -> str:
@@ -347,9 +354,8 @@ def what_was_trained(
              ('base', f'{text(base["name"])} at {base["image_size"]} pixels')]
     for name in ('feature_extraction', 'fine_tuning'):
         stage = results[name]
-        done = f'{stage["epochs"]} epochs, validation accuracy {stage["accuracy"]:.1%}' if stage else 'left out'
-        undone = '; no gain: the weights before it are kept' if stage and stage.get('kept') == 0 else ''
-        facts.append((name.replace('_', ' '), done + undone))
+        done = [f'{stage["epochs"]} epochs, validation accuracy {stage["accuracy"]:.1%}', no_gain(stage)] if stage else ['left out']
+        facts.append((name.replace('_', ' '), '; '.join(filter(None, done))))
     if results.get('class_weights'):
         facts.append(('class weights', ', '.join(f'{text(name)} {weight:.2f}' for name, weight in results['class_weights'].items())))
     if results['seconds']:

@@ -29,7 +29,7 @@ from .offline import InputError, defaults, unknown_name
 from .own_photos import MAX_RATIO, class_weights, cross_validate, folder_features
 from .own_photos import group_numbers, rows_of, settle_splits, train_head_fully
 from .photos import printable
-from .report_page import write_report_page
+from .report_page import no_gain, write_report_page
 from .schedules import SCHEDULES, fast_epochs, fine_tune_fast
 from .serving import Classifier
 from .store import Store
@@ -80,8 +80,8 @@ def results_table(
     lines = []
     for name in ('feature_extraction', 'fine_tuning'):
         if stage := results[name]:
-            undone = ' (no gain: the weights before it are kept)' if stage.get('kept') == 0 else ''
-            lines.append(f'validation accuracy, {name.replace("_", " ")}: {stage["accuracy"]:.3f}{undone}')
+            undone = no_gain(stage)
+            lines.append(f'validation accuracy, {name.replace("_", " ")}: {stage["accuracy"]:.3f}' + (f' ({undone})' if undone else ''))
     for name in ('cross_validation', 'test'):
         if name in results:
             measured = results[name]
