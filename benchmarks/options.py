@@ -77,7 +77,7 @@ def measure(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str =
         fine_tune_fast(model, data, FINE_TUNE_FROM[BASE], epochs, store=store, augment=augment, verbose=0, **fast)
         found['tuning_seconds'] = round(time.perf_counter() - started, 1)
         found['tuned_loss'], found['tuned_accuracy'] = model.evaluate(asked, verbose=0)
-        return found | {'engine': store.computed_by, 'precision': product_precision(fast.get('precision', 'auto'))}
+        return found | {'engine': store.computed_by, 'precision': model.histories['fine_tuning']['precision']}
 
 
 def table(rows: list[dict]) -> str:

@@ -78,7 +78,7 @@ def read_checkpoint(
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f'{printable(path)} is damaged ({error}): remove it to begin anew') from None
     if about['key'] != key:
-        raise InputError(f'{printable(path)} is of another training (other photos or settings): remove it to begin anew')
+        raise InputError(f'{printable(path)} is of another training (other photos or settings, or activations were kept in one of the two only): remove it to begin anew')
     for name, variable in _variables(model).items():
         variable.assign(arrays[name])
     best = [arrays[f'best/{i}'] for i in range(len(model.weights))] if 'best/0' in arrays else None

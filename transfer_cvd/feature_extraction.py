@@ -67,26 +67,29 @@ def compile_classifier(
     return model
 
 # %% ../nbs/02_feature_extraction.ipynb #cell041
+AUGMENTATIONS = ('none', 'flip', 'full')
+
+
 def train_long(
     model: keras.Model,  # the whole, compiled
     data: Data,  # the photos
     epochs: int,  # 1 or more
-    augment: bool = False,  # whether each photo is flipped and turned at random each time it is seen
-    **arguments,  # others of `transfer_cvd.checkpoints.fit`
-) -> dict[str, list[float]]:
-    """Train `model` on photos, all of which go through all of it in each epoch; return the history."""
-    if augment:
+    augment: str = 'none',  # 'flip': each photo is mirrored at random each time it is seen; 'full': also turned
+    key: str = '',  # see `transfer_cvd.checkpoints.fit`
+    **arguments,  # others of it
+) -> dict:
+    """Train `model` on photos, all of which go through all of it in each epoch; return the history, with False for `activations`."""
+    if augment != 'none':
         compiled = model.get_compile_config()
-        variations = [keras.layers.RandomFlip('horizontal', seed=data.seed), keras.layers.RandomRotation(0.2, seed=data.seed)]
-        model = keras.Sequential([*variations, *model.layers])
+        turn = [keras.layers.RandomRotation(0.2, seed=data.seed)] if augment == 'full' else []
+        model = keras.Sequential([keras.layers.RandomFlip('horizontal', seed=data.seed), *turn, *model.layers])
         model.compile_from_config(compiled)
     photos = data.format(data.raw_train)
-    return fit(model, lambda first: data.epochs(photos, epochs, first), len(data.train), data.validation, epochs, **arguments)
+    history = fit(model, lambda first: data.epochs(photos, epochs, first), len(data.train), data.validation, epochs,
+                  key=f'{key} on photos', **arguments)
+    return history | {'activations': False}
 
 # %% ../nbs/02_feature_extraction.ipynb #cell042
-AUGMENTATIONS = ('none', 'flip', 'full')
-
-
 def train_above(
     model: keras.Model,  # the whole, compiled
     above: keras.Model,  # the part of it that is trained, compiled alike, made of the same layers
@@ -96,23 +99,27 @@ def train_above(
     epochs: int,  # 1 or more
     augment: str = 'none',  # 'flip': photos are mirrored at random; 'full': also turned, which is the long way
     **arguments,  # others of `transfer_cvd.checkpoints.fit`
-) -> dict[str, list[float]]:
-    """Train `above` on activations, each computed once, or where these cannot be kept `model` on photos; return the history."""
+) -> dict:
+    """Train `above` on activations, each computed once, or where these cannot be kept `model` on photos.
+
+    Return the history; its `activations` is whether they were kept.
+    """
     if augment not in AUGMENTATIONS:
         raise unknown_name('augmentation', augment, AUGMENTATIONS)
     if augment == 'full':
-        return train_long(model, data, epochs, augment=True, **arguments)
+        return train_long(model, data, epochs, augment, **arguments)
     seen = wanted + [mirror(each) for each in wanted] if augment == 'flip' else wanted
     try:
         kept, validation = keep(store, data, 'train', *seen), keep(store, data, 'validation', *wanted)[0]
     except NoRoom as error:
         print(f'{error}; instead, all photos go through the whole network in each epoch', file=sys.stderr, flush=True)
-        return train_long(model, data, epochs, **arguments)
+        return train_long(model, data, epochs, augment, **arguments)
     mirrored = kept[len(wanted)] if augment == 'flip' else None
     positions, steps = tf.data.Dataset.range(len(kept[0].places)), -(-len(kept[0].places) // data.batch_size)
     in_order = tf.data.Dataset.range(len(validation.places)).batch(data.batch_size)
-    return fit(above, lambda first: read_kept(kept[0], data.epochs(positions, epochs, first), mirrored, data.seed, first * steps),
-               steps, read_kept(validation, in_order), epochs, **arguments)
+    history = fit(above, lambda first: read_kept(kept[0], data.epochs(positions, epochs, first), mirrored, data.seed, first * steps),
+                  steps, read_kept(validation, in_order), epochs, **arguments)
+    return history | {'activations': True}
 
 # %% ../nbs/02_feature_extraction.ipynb #cell044
 def pooled(
@@ -147,9 +154,10 @@ def train_head(
     """Train a new head on the features of the frozen `base`, each photo's computed once, and return the whole model.
 
     The model gives logits for batches in [-1, 1] and is compiled. Its `histories['feature_extraction']` holds what
-    `fit` recorded, a list with one value an epoch for `loss`, `accuracy`, `val_loss` and `val_accuracy`, and the
-    `learning_rate`. The result equals that of `fit` on the photos from the same start in the same order, to the rounding
-    of the store's engine; but dropout within a base, as EfficientNet and EfficientNetV2 have it, is left out in frozen layers, where `fit` would apply it.
+    `fit` recorded, a list with one value an epoch for `loss`, `accuracy`, `val_loss` and `val_accuracy`, the
+    `learning_rate`, and whether `activations` were kept. The result equals that of `fit` on the photos from the same start
+    in the same order, to the rounding of the store's engine; but dropout within a base, as EfficientNet and
+    EfficientNetV2 have it, is left out in frozen layers, where `fit` would apply it.
     """
     if epochs < 1:
         raise InputError(f'{epochs} epochs are too few to train the head: give 1 or more')

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import keras
 
-from .activations import layer_position, product_precision
+from .activations import PRODUCT_PRECISIONS, layer_position, product_precision
 from .base_model import FINE_TUNE_FROM, base_model
 from .data import Data, load_data
 from .explanations import boxes_for_missing_glyphs
@@ -192,7 +192,8 @@ def _check(epochs: int | None, fine_tune_epochs: int | None, schedule: str | Non
         raise unknown_name('schedule', schedule, SCHEDULES)
     if augment not in AUGMENTATIONS:
         raise unknown_name('augmentation', augment, AUGMENTATIONS)
-    product_precision(precision or 'auto')
+    if precision not in (None, *PRODUCT_PRECISIONS):
+        raise unknown_name('precision', precision, PRODUCT_PRECISIONS)
     if precision == 'bfloat16' and augment == 'full':
         raise InputError('the augmentation full is trained in float32: leave out the precision bfloat16, or choose another augmentation')
     if tensorboard and find_spec('tensorboard') is None:
@@ -217,12 +218,11 @@ def _train(folder: Path, base: keras.Model, data: Data, options: dict, store: St
     "Both stages: the model, the data as they were used, and what the report says of them."
     epochs, fine_tune_epochs, from_layer = (options[name] for name in ('epochs', 'fine_tune_epochs', 'from_layer'))
     schedule = options['schedule'] or ('fast' if data.photos else 'tutorial')
-    asked = options['precision'] or ('auto' if schedule == 'fast' else 'float32')
-    precision = 'float32' if options['augment'] == 'full' else product_precision(asked)  # the long way has no other
+    precision = product_precision(options['precision'] or ('auto' if schedule == 'fast' else 'float32'))
     if fine_tune_epochs is None:
         fine_tune_epochs = fast_epochs(sum(data.counts['train'].values())) if schedule == 'fast' else EPOCHS
     keeping = {'store': store, 'fine_tune_from': from_layer if fine_tune_epochs else None}
-    weights, found = None, {'schedule': schedule, 'precision': precision}
+    weights, found = None, {'schedule': schedule}
     if data.photos:
         features, data, groups, weights, of_folder = _settle(base, data, **keeping, weigh_classes=options['weigh_classes'])
         found |= of_folder

@@ -87,15 +87,15 @@ def versions() -> dict[str, str]:
 
 
 def _stage(histories: dict, name: str) -> dict | None:
-    "Validation figures of the weights that a stage ended with, its epochs and its learning rate; None if there was no such stage."
+    "Validation figures of the weights that a stage ended with, its epochs, and how they were trained; None if there was no such stage."
     if name not in histories:
         return None
     stage = histories[name]
-    facts = {'epochs': len(stage['loss']), 'learning_rate': stage['learning_rate']}
+    facts = {'epochs': len(stage['loss'])} | {name: stage[name] for name in ('learning_rate', 'penalty', 'activations', 'precision', 'kept') if name in stage}
     kept = stage.get('kept', len(stage['loss']))
     if kept == 0:  # no epoch was better than the start
-        return _stage(histories, 'feature_extraction') | facts | {'kept': 0}
-    return {'loss': stage['val_loss'][kept - 1], 'accuracy': stage['val_accuracy'][kept - 1]} | facts | ({'kept': kept} if 'kept' in stage else {})
+        return _stage(histories, 'feature_extraction') | facts
+    return {'loss': stage['val_loss'][kept - 1], 'accuracy': stage['val_accuracy'][kept - 1]} | facts
 
 # %% ../nbs/04_summary.ipynb #cell019
 def report(
@@ -109,7 +109,8 @@ def report(
 
     `test` has what `score` gives: `loss`, `accuracy`, `interval` (95%), `n`, `recall` of each class, `balanced_accuracy`,
     `majority_baseline` and `confusion` (a row for each true class, a column for each predicted one). `feature_extraction` and `fine_tuning` have validation `loss` and `accuracy` at the stage's end,
-    which is what is kept, or are None for a stage that was left out.
+    which is what is kept, `epochs`, `learning_rate` (or the `penalty` of a head that was trained to the end), whether
+    `activations` were kept, and for fine-tuning the `precision` of its products; or they are None for a stage that was left out.
     """
     predictions = predictions or predict_batches(model, data.test)
     labels = predictions.labels if predictions.logits.shape[1] > 1 else predictions.labels[:, None]
@@ -186,5 +187,5 @@ def plot_mistakes(
     titles = [f'{class_names[predictions.labels[i]]}, taken for {class_names[predictions.classes[i]]} ({predictions.certainty[i]:.3f})'
               for i in worst]
     figure = show_batch([photos[i] for i in worst], predictions.labels[worst], class_names, n=n, titles=titles)
-    figure.suptitle(f'The most certain of {len(mistakes)} mistakes in {len(predictions.labels):,} photos', y=1.02)
+    figure.suptitle(f'Mistakes in {len(predictions.labels):,} photos: {len(mistakes)}, the most certain first', y=1.02)
     return figure
