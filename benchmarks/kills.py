@@ -2,8 +2,9 @@
 
     python benchmarks/kills.py            # about twenty minutes; goes on where it stopped
 
-On 600 drawn pets of 64 pixels, with dropout. After a random number of writes of the stage (blocks of activations, or checkpoints) a
-clock of random length runs, and then the process gets SIGKILL, whatever it is at. All figures of the report count, times do not.
+On 600 drawn pets of 64 pixels, with dropout, by the tutorial's schedule and the fast one in turn. After a random number of writes
+of the stage (blocks of activations, or checkpoints) a clock of random length runs, and then the process gets SIGKILL, whatever it
+is at. All figures of the report count, times do not.
 """
 import csv
 import json
@@ -20,6 +21,7 @@ from PIL import Image
 
 from measuring import RESULTS, Rows, conditions
 from transfer_cvd.drawn_pets import draw_pet
+from transfer_cvd.schedules import SCHEDULES
 
 COMMAND = 'from transfer_cvd.command_line import main; main()'
 KILLED = '''
@@ -57,9 +59,9 @@ def command(*arguments: str, code: str = COMMAND, folder: Path) -> subprocess.Co
     return subprocess.run([sys.executable, '-c', code, *arguments], cwd=folder, capture_output=True, text=True, env=os.environ | {'TF_CPP_MIN_LOG_LEVEL': '3'})
 
 
-def train(folder: Path, out: str, *killed: str) -> subprocess.CompletedProcess:
+def train(folder: Path, out: str, *killed: str, schedule: str = 'tutorial') -> subprocess.CompletedProcess:
     """Train on the pets; `killed` are the arguments of KILLED, if it is to be killed."""
-    options = ['train', '--offline', '--data', 'pets', '--image-size', '64', '--epochs', '3', '--fine-tune-epochs', '3', '--schedule', 'tutorial',
+    options = ['train', '--offline', '--data', 'pets', '--image-size', '64', '--epochs', '3', '--fine-tune-epochs', '3', '--schedule', schedule,
                '--dropout', '0.2', '--tensorboard', '--cache-dir', f'cache of {out}', '--out', out]
     return command(*killed, *options, code=KILLED if killed else COMMAND, folder=folder)
 
@@ -74,12 +76,12 @@ def results(folder: Path, out: str) -> tuple:
 
 def kill(folder: Path, stage: str, number: int) -> dict:
     """Kill a run once, begin it again, and compare."""
-    rng, out = random.Random(f'{stage} {number}'), f'{stage} {number}'
+    rng, out, schedule = random.Random(f'{stage} {number}'), f'{stage} {number}', SCHEDULES[number % 2]
     n, seconds = rng.randint(1, WRITES[stage]), rng.uniform(0, SECONDS[stage])
-    killed = train(folder, out, stage, str(n), str(seconds))
-    resumed = train(folder, out)
-    return {'write': n, 'clock': round(seconds, 2), 'killed': killed.returncode == -signal.SIGKILL,
-            'equal': resumed.returncode == 0 and results(folder, out) == results(folder, 'whole')}
+    killed = train(folder, out, stage, str(n), str(seconds), schedule=schedule)
+    resumed = train(folder, out, schedule=schedule)
+    return {'schedule': schedule, 'write': n, 'clock': round(seconds, 2), 'killed': killed.returncode == -signal.SIGKILL,
+            'equal': resumed.returncode == 0 and results(folder, out) == results(folder, schedule)}
 
 
 def table(rows: list[dict]) -> str:
@@ -87,10 +89,10 @@ def table(rows: list[dict]) -> str:
     equal = sum(row['equal'] for row in rows if row['killed'])
     lines = [f'# Killed and begun again\n\n{conditions(rows=rows)}.\n\n`transfer_cvd train` on 600 drawn pets of 64 pixels, three epochs in both stages, dropout 0.2. '
              f'{equal} of {sum(row["killed"] for row in rows)} killed runs ended with the report and the history of a run that was left alone.\n',
-             '| stage | killed after write | and seconds | report and history equal |', '| --- ' * 4 + '|']
+             '| schedule | stage | killed after write | and seconds | report and history equal |', '| --- ' * 5 + '|']
     for row in rows:
         answer = ('yes' if row['equal'] else 'no') if row['killed'] else 'the run was over before'
-        lines.append(f'| {row["stage"].replace("_", " ")} | {row["write"]} | {row["clock"]} | {answer} |')
+        lines.append(f'| {row["schedule"]} | {row["stage"].replace("_", " ")} | {row["write"]} | {row["clock"]} | {answer} |')
     return '\n'.join(lines) + '\n'
 
 
@@ -98,7 +100,8 @@ if __name__ == '__main__':
     found = Rows(RESULTS / 'kills.jsonl')
     with tempfile.TemporaryDirectory() as place:
         draw(Path(place))
-        train(Path(place), 'whole')
+        for schedule in SCHEDULES:
+            train(Path(place), schedule, schedule=schedule)
         for number in range(5):
             for stage in WRITES:
                 found.get({'stage': stage, 'number': number}, lambda: kill(Path(place), stage, number))
