@@ -197,7 +197,7 @@ def make_room(
             used -= entry.n_bytes
     free = shutil.disk_usage(store.folder).free
     if n_bytes > free or used + n_bytes > 1e9 * store.limit:
-        room = f'{_size(free)} are free' if n_bytes > free else f'the limit is {store.limit:g} GB'
+        room = f'{_size(free)} are free (choose another folder)' if n_bytes > free else f'the limit is {store.limit:g} GB (choose a higher one)'
         raise NoRoom(f'activations need {_size(n_bytes)} in {printable(store.folder)}, where {room}')
 
 # %% ../nbs/15_store.ipynb #cell032
