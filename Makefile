@@ -25,7 +25,7 @@ train: $(VENV)/.train  ## train a classifier offline and write it to runs/first,
 test: $(VENV)/.test  ## run every notebook and all tests, offline
 	TRANSFER_CVD_OFFLINE=1 $(RUN) -c "from transfer_cvd.data import prepare; prepare('drawn_pets')"
 	ls nbs/*.ipynb | TRANSFER_CVD_OFFLINE=1 xargs -n 1 -P $(JOBS) $(VENV)/bin/nbdev_test --do_print --path
-	$(RUN) -m pytest -q -n $(JOBS) --dist loadfile tests
+	$(RUN) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
 
 notebooks: $(VENV)/.test  ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab nbs
