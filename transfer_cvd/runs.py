@@ -18,7 +18,7 @@ from pathlib import Path
 
 import keras
 
-from .activations import PRODUCT_PRECISIONS, layer_position, product_precision
+from .activations import layer_position, product_precision
 from .base_model import FINE_TUNE_FROM, base_model
 from .data import Data, load_data
 from .explanations import boxes_for_missing_glyphs
@@ -192,8 +192,7 @@ def _check(epochs: int | None, fine_tune_epochs: int | None, schedule: str | Non
         raise unknown_name('schedule', schedule, SCHEDULES)
     if augment not in AUGMENTATIONS:
         raise unknown_name('augmentation', augment, AUGMENTATIONS)
-    if precision not in (None, *PRODUCT_PRECISIONS):
-        raise unknown_name('precision', precision, PRODUCT_PRECISIONS)
+    product_precision(precision or 'auto')
     if precision == 'bfloat16' and augment == 'full':
         raise InputError('the augmentation full is trained in float32: leave out the precision bfloat16, or choose another augmentation')
     if tensorboard and find_spec('tensorboard') is None:
