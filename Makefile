@@ -22,6 +22,7 @@ train: $(VENV)/.train  ## train a classifier offline and write it to runs/first,
 	@out=runs/first; n=2; while [ -e $$out ]; do out=runs/$$n; n=$$((n + 1)); done; \
 	$(VENV)/bin/transfer_cvd train --offline --out $$out
 
+# Test files go in order: sorted by their number of tests, as pytest-xdist would have it, the longest would come last.
 test: $(VENV)/.test  ## run every notebook and all tests, offline
 	TRANSFER_CVD_OFFLINE=1 $(RUN) -c "from transfer_cvd.data import prepare; prepare('drawn_pets')"
 	ls nbs/*.ipynb | TRANSFER_CVD_OFFLINE=1 xargs -n 1 -P $(JOBS) $(VENV)/bin/nbdev_test --do_print --path
