@@ -77,9 +77,11 @@ def read_checkpoint(
         about = json.loads(str(arrays['about']))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f'{printable(path)} is damaged ({error}): remove it to begin anew') from None
-    if about['key'] != key:
+    variables = _variables(model)
+    shapes = {name: array.shape for name, array in arrays.items() if name.startswith(('model/', 'optimizer/'))}
+    if about['key'] != key or shapes != {name: tuple(variable.shape) for name, variable in variables.items()}:
         raise InputError(f'{printable(path)} is of another training (other photos or settings, or activations were kept in one of the two only): remove it to begin anew')
-    for name, variable in _variables(model).items():
+    for name, variable in variables.items():
         variable.assign(arrays[name])
     best = [arrays[f'best/{i}'] for i in range(len(model.weights))] if 'best/0' in arrays else None
     return State(about['history'], about['start_loss'], best)
