@@ -147,6 +147,18 @@ def test_auto_stays_with_tensorflow(model, sample, monkeypatch):
     assert choose_engine(model, 'auto', sample, 10**6).passed_over == 'a GPU is there'
 
 
+def test_a_gpu_gets_a_compiled_graph_in_mixed_precision(model, sample, monkeypatch):
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: ['a GPU'])
+    asked, function = [], tf.function
+    monkeypatch.setattr(tf, 'function', lambda *arguments, **settings: asked.append(settings['jit_compile']) or function(*arguments, **settings))
+    engine = engines.tensorflow_engine(model, sample)
+    assert engine.precision == 'float16' and 0 < engine.difference <= engines.TOLERANCES['float16'] and set(asked) == {True}
+    assert {output.dtype for output in engine.run(sample)} == {np.dtype('float32')}
+    assert {layer.compute_dtype for layer in model.layers} == {'float32'}
+    monkeypatch.setitem(engines.TOLERANCES, 'float16', 0.0)
+    assert str(engines.tensorflow_engine(model, sample)) == 'tensorflow, float32'
+
+
 def test_nothing_is_reported_to_the_makers_of_a_library(tmp_path):
     require('openvino')
     done = subprocess.run([sys.executable, '-c', RUN_ALONE], env=os.environ | {'HOME': str(tmp_path)}, capture_output=True, text=True)

@@ -1,14 +1,18 @@
 """Activations that are kept: damage, a full disk, two processes at once, and what must not be taken for something else."""
 import errno
+import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections import namedtuple
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from filelock import FileLock
 
 from transfer_cvd import store as module
 from transfer_cvd.data import Data, Series
@@ -96,6 +100,29 @@ def test_an_entry_that_says_nothing_is_made_anew(tmp_path, counting):
     assert counting.photos == 2 * N
 
 
+def test_all_splits_are_computed_by_the_engine_of_the_whole(tmp_path, monkeypatch):
+    given, asked, choose = data(), [], module.choose_engine
+    given.series['validation'] = Series('others', given.raw_train.skip(9).take(40), given.series['train'][0].labels[9:49]), np.arange(40)
+    monkeypatch.setattr(module, 'choose_engine', lambda model, *arguments: asked.append(arguments) or choose(model, *arguments))
+    for split in ('train', 'validation'):  # with a new store each time, as after a stop between the two
+        keep(Store(tmp_path), given, split, Wanted(network()))
+    (name, sample, n), (other_name, other_sample, other_n) = asked
+    assert (name, n) == (other_name, other_n) == ('auto', N + 40)
+    assert np.array_equal(sample, other_sample)
+
+
+def test_the_store_says_what_computed_the_training_photos(tmp_path):
+    kept(tmp_path)
+    entry, = Store(tmp_path).entries()
+    about = json.loads((entry.folder / 'entry.json').read_text())
+    (entry.folder / 'entry.json').write_text(json.dumps(about | {'engine': 'openvino, bfloat16'}))
+    store = Store(tmp_path)
+    keep(store, data(), 'train', Wanted(network()))
+    assert store.computed_by == 'openvino, bfloat16'
+    keep(store, data('others'), 'validation', Wanted(network()))
+    assert store.computed_by == 'openvino, bfloat16' and len(store.entries()) == 2
+
+
 def test_photos_in_another_order_than_their_labels_are_noticed(tmp_path):
     given = data()
     series, places = given.series['train']
@@ -143,6 +170,29 @@ def test_the_limit_removes_what_was_not_used(tmp_path):
     kept(tmp_path, model=network(seed=1), limit=1.5 * old.n_bytes / 1e9)
     assert [entry.folder for entry in Store(tmp_path).entries()] != [old.folder]
     assert not old.folder.exists()
+
+
+def test_the_command_lists_and_clears(tmp_path, shell):
+    kept(tmp_path)
+    code, lines, errors = shell('cache', '--cache-dir', tmp_path)
+    assert (code, len(lines), errors) == (0, 2, []) and 'made up' in lines[0] and f'for {N} photos' in lines[0]
+    code, lines, errors = shell('cache', '--clear', '--cache-dir', tmp_path)
+    assert (code, lines[-1], errors) == (0, f'0.00 GB in {tmp_path}', []) and Store(tmp_path).entries() == []
+
+
+def test_who_waits_for_another_run_reads_why(tmp_path, capsys):
+    kept(tmp_path)
+    held = threading.Event()
+
+    def hold():
+        with FileLock(next(tmp_path.glob('*.lock'))):
+            held.set()
+            time.sleep(3)
+
+    threading.Thread(target=hold).start()
+    held.wait()
+    kept(tmp_path)
+    assert 'another run is computing the same activations' in capsys.readouterr().err
 
 
 TWO = '''

@@ -132,7 +132,7 @@ def fit(
         raise unknown_name('choice of weights', keep, TO_KEEP)
     state = read_checkpoint(checkpoint, model, key) if checkpoint and checkpoint.exists() else State()
     if state.epochs:
-        print(f'going on after epoch {done_before + state.epochs} of {done_before + epochs}', flush=True)
+        print(f'going on with {checkpoint.stem.replace("_", " ")} after epoch {done_before + state.epochs} of {done_before + epochs}', flush=True)
     if keep != 'last' and state.best is None:
         state.start_loss, state.best = model.evaluate(validation, verbose=0, return_dict=True)['loss'], model.get_weights()
     if state.epochs < epochs and not (patience and state.since_best >= patience):

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['ENGINES', 'PACKAGES', 'EXTRAS', 'TOLERANCES', 'PRECISIONS', 'FEWEST', 'Engine', 'installed', 'inference',
-           'deviations', 'in_openvino', 'in_onnxruntime', 'exported_engine', 'tensorflow_engine', 'choose_engine']
+           'deviations', 'tolerance', 'in_openvino', 'in_onnxruntime', 'exported_engine', 'mixed_precision',
+           'tensorflow_engine', 'choose_engine']
 
 # %% ../nbs/15_engines.ipynb #cell002
 import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -29,14 +31,14 @@ class Engine(NamedTuple):
 
     name: str  # one of `ENGINES`
     precision: str  # of its products: 'float32', 'bfloat16' or 'float16'
-    difference: float  # from TensorFlow on a sample: the largest deviation, as a part of the largest value
+    difference: float  # from TensorFlow in float32 on a sample: the largest deviation, as a part of the largest value
     run: Callable[[np.ndarray], list[np.ndarray]]  # float32 (n, size, size, 3) in [-1, 1] -> float32 (n, ...) for each output
     passed_over: str = ''  # why others were not taken, one line
 
     def __str__(self) -> str:
         line = f'{self.name}, {self.precision}'
-        if self.name != 'tensorflow':
-            line += f', differs from TensorFlow by at most {self.difference:.1e} of the largest value'
+        if self.difference:
+            line += f', differs from TensorFlow in float32 by at most {self.difference:.1e} of the largest value, {tolerance(self.precision):g} is let pass'
         return line + (f' ({self.passed_over})' if self.passed_over else '')
 
 # %% ../nbs/15_engines.ipynb #cell012
@@ -85,6 +87,13 @@ def deviations(
 
 # %% ../nbs/15_engines.ipynb #cell024
 TOLERANCES = {'float32': 1e-3, 'float16': 3e-2, 'bfloat16': 0.25}
+
+
+def tolerance(
+    precision: str,  # of products
+) -> float:
+    """How large both figures of `deviations` may be; for a precision that is not known, no larger than for float32."""
+    return TOLERANCES.get(precision, TOLERANCES['float32'])
 
 # %% ../nbs/15_engines.ipynb #cell030
 PRECISIONS = {'f32': 'float32', 'f16': 'float16', 'bf16': 'bfloat16'}
@@ -141,24 +150,54 @@ def exported_engine(
         reason = f'{type(error).__name__}: {error}'.splitlines()[0][:200]
         raise InputError(f'the engine {name} cannot run this network ({reason}): choose another engine') from None
     largest, mean_square = deviations(outputs, reference)
-    tolerance = TOLERANCES.get(precision, TOLERANCES['float32'])
-    if not max(largest, mean_square) <= tolerance:  # so that not a number fails too
+    if not max(largest, mean_square) <= tolerance(precision):  # so that not a number fails too
         raise InputError(f'the engine {name} disagrees with TensorFlow by {largest:.1e} of the largest value, {mean_square:.1e} of a photo\'s root mean square; '
-                         f'at most {tolerance:g} is let pass in {precision}: choose another engine')
+                         f'at most {tolerance(precision):g} is let pass in {precision}: choose another engine')
     return Engine(name, precision, largest, run)
+
+# %% ../nbs/15_engines.ipynb #c1b39832
+def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    "All layers, those of a model within a model too."
+    for layer in model.layers:
+        yield from _layers(layer) if isinstance(layer, keras.Model) else [layer]
+
+
+@contextmanager
+def mixed_precision(
+    model: keras.Model,  # built; left as it was
+) -> Iterator[None]:
+    """Let the layers of `model` multiply in float16 where it is called within this context."""
+    policies = [(layer, layer.dtype_policy) for layer in _layers(model)]
+    try:
+        for layer, _ in policies:
+            layer.dtype_policy = 'mixed_float16'
+        yield
+    finally:
+        for layer, policy in policies:
+            layer.dtype_policy = policy
 
 # %% ../nbs/15_engines.ipynb #cell038
 def tensorflow_engine(
     model: keras.Model,  # the frozen part
+    sample: np.ndarray,  # photos to compare on, as for `exported_engine`
     passed_over: str = '',  # why no other was taken
 ) -> Engine:
-    """TensorFlow, on the GPU if there is one, in the precision that the model's layers were built with."""
-    graph = inference(model, 'GPU' if tf.config.list_physical_devices('GPU') else 'CPU')
-    precision = next((layer.compute_dtype for layer in model.layers if layer.weights), 'float32')
-    return Engine('tensorflow', precision, 0.0, lambda photos: [output.numpy() for output in graph(photos)], passed_over)
+    """TensorFlow in float32; on the GPU if there is one, there in mixed precision if that agrees with float32."""
+    def runs(graph: Callable) -> Callable:
+        return lambda photos: [output.numpy() for output in graph(photos)]
+
+    if not tf.config.list_physical_devices('GPU'):
+        return Engine('tensorflow', 'float32', 0.0, runs(inference(model)), passed_over)
+    exact = runs(inference(model, 'GPU'))
+    with mixed_precision(model):
+        fast = runs(inference(model, 'GPU'))
+    largest, mean_square = deviations(fast(sample), exact(sample))
+    if max(largest, mean_square) <= tolerance('float16'):
+        return Engine('tensorflow', 'float16', largest, fast, passed_over)
+    return Engine('tensorflow', 'float32', 0.0, exact, passed_over)
 
 # %% ../nbs/15_engines.ipynb #cell045
-FEWEST = 2000  # photos from which an export surely pays
+FEWEST = 2000  # photos from which an export to OpenVINO surely pays
 
 
 def choose_engine(
@@ -174,17 +213,17 @@ def choose_engine(
     if name not in ('auto', *ENGINES):
         raise unknown_name('engine', name, ('auto', *ENGINES))
     if name == 'tensorflow':
-        return tensorflow_engine(model)
+        return tensorflow_engine(model, sample)
     if name in PACKAGES:
         return exported_engine(model, name, sample)
     if tf.config.list_physical_devices('GPU'):
-        return tensorflow_engine(model, 'a GPU is there')
+        return tensorflow_engine(model, sample, 'a GPU is there')
     if n_photos < FEWEST:
-        return tensorflow_engine(model, f'exporting pays from {FEWEST:,} photos on')
+        return tensorflow_engine(model, sample, f'exporting pays from {FEWEST:,} photos on')
     passed_over = []
     for candidate in PACKAGES:
         try:
             return exported_engine(model, candidate, sample)._replace(passed_over='; '.join(passed_over))
         except InputError as error:
             passed_over.append(str(error))
-    return tensorflow_engine(model, '; '.join(passed_over))
+    return tensorflow_engine(model, sample, '; '.join(passed_over))

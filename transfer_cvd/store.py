@@ -140,12 +140,17 @@ class Description(NamedTuple):
         return f'{datetime.fromtimestamp(self.used):%Y-%m-%d %H:%M}  {_size(self.n_bytes):>8}  {self.about}'
 
 
+def _about(folder: Path) -> dict:
+    "What stands beside the array of an entry."
+    return json.loads((folder / 'entry.json').read_text(encoding='utf-8'))
+
+
 def describe(
     folder: Path,  # of an entry
 ) -> Description | None:
     """Return what is known of an entry; None if the folder holds none."""
     try:
-        known = json.loads((folder / 'entry.json').read_text(encoding='utf-8'))
+        known = _about(folder)
         return Description(folder, known['about'], known['key'], (folder / 'values.npy').stat().st_size, (folder / 'entry.json').stat().st_mtime)
     except (OSError, ValueError, KeyError):
         return None
@@ -167,7 +172,7 @@ class Store:
         self.folder = Path(self._temporary.name if folder is None else folder or default_folder()).expanduser()
         self.limit, self.dtype, self.engine = limit, dtype, engine
         self.engines: dict[tuple[str, ...], Engine] = {}  # the last that was chosen, by the fingerprints of what it computes
-        self.computed_by = ''  # name, precision and difference of the engine that computed what was asked for last
+        self.computed_by = ''  # name, precision and difference of the engine that computed what was asked for last of training photos
 
     def entries(self) -> list[Description]:
         """All entries, the last used first."""
@@ -175,12 +180,14 @@ class Store:
         return sorted(filter(None, found), key=lambda entry: -entry.used)
 
     def remove(self, entry: Description) -> bool:
-        """Remove an entry, unless it is being computed; return whether that was done."""
+        """Remove an entry, unless it is being computed; return whether that was done. Raises `InputError` if it cannot be."""
         try:
             with FileLock(self.folder / f'{entry.folder.name}.lock', timeout=0):
                 shutil.rmtree(entry.folder)
         except Timeout:
             return False
+        except OSError as error:
+            raise InputError(f'cannot remove {printable(entry.folder)} ({error.strerror or error}): see who owns it') from None
         return True
 
 # %% ../nbs/15_store.ipynb #cell026
@@ -242,24 +249,15 @@ def _computed(run: range, photos: Callable, labels: np.ndarray, engine: Engine, 
             pieces, block = [], block + 1
 
 
-def _compute(store: Store, entries: list[Entry], models: list[keras.Model], networks: list[str], photos: Callable, labels: np.ndarray) -> str:
-    "Fill in what the entries lack, in one pass over the photos concerned; return which engine did it, '' if nothing was to do."
-    runs, lacking = _blocks(entries)
-    if not runs:
-        return ''
-    lacks = [i for i, blocks in enumerate(lacking) if blocks]
-    known = tuple(networks[i] for i in lacks)
-    if known not in store.engines:
-        network = keras.Model(models[0].input, [models[i].output for i in lacks])
-        sample = next(iter(photos(0, PASS_BATCH)))[0].numpy()
-        store.engines = {known: choose_engine(network, store.engine, sample, len(labels))}
-    engine = store.engines[known]
-    total = -(-sum(min(run.stop * BLOCK, len(labels)) - run.start * BLOCK for run in runs) // PASS_BATCH)
-    with tqdm(desc=f'activations ({engine.name}, {engine.precision})', total=total, unit='batch', delay=2) as bar:
+def _compute(entries: list[Entry], lacking: list[set[int]], runs: list[range], photos: Callable, labels: np.ndarray, engine: Engine) -> None:
+    "Fill in what the entries lack, in one pass over the photos concerned; the engine has an output for each entry."
+    missing = sum(min(run.stop * BLOCK, len(labels)) - run.start * BLOCK for run in runs)
+    if missing < len(labels):
+        print(f'going on with activations: {len(labels) - missing:,} of {len(labels):,} photos are there', file=sys.stderr, flush=True)
+    with tqdm(desc=f'activations ({engine.name}, {engine.precision})', total=-(-missing // PASS_BATCH), unit='batch', delay=2) as bar:
         for block, outputs in chain.from_iterable(_computed(run, photos, labels, engine, bar) for run in runs):
-            for i, pieces in zip(lacks, outputs):
-                _write_block(entries[i], block, pieces, lacking[i])
-    return str(engine)
+            for entry, blocks, pieces in zip(entries, lacking, outputs):
+                _write_block(entry, block, pieces, blocks)
 
 # %% ../nbs/15_store.ipynb #cell038
 def _locate(store: Store, wanted: Wanted, network: str, data, series) -> tuple[Path, dict]:
@@ -298,15 +296,33 @@ def _open(store: Store, wanted: list[Wanted], located: list[tuple[Path, dict]], 
     return entries
 
 # %% ../nbs/15_store.ipynb #cell040
-def _note_engine(folder: Path, engine: str) -> str:
-    "Write to an entry which engine computed it, unless that is known; return which one it was."
-    path = folder / 'entry.json'
-    known = json.loads(path.read_text(encoding='utf-8'))
-    if 'engine' not in known:
-        known['engine'] = engine
-        with replacing(path) as beside:
-            beside.write_text(json.dumps(known, indent=1), encoding='utf-8')
-    return known['engine']
+def _engine(store: Store, data, models: list[keras.Model], networks: list[str]) -> Engine:
+    "The engine for these models. It follows from the data as a whole, so that all splits are computed alike, whatever is there of them."
+    known = tuple(networks)
+    if known not in store.engines:
+        both = {series.identity: len(series.labels) for series, _ in map(data.series_of, ('train', 'validation'))}
+        first = data.format(data.series_of('train')[0].raw.take(PASS_BATCH)).batch(PASS_BATCH)
+        network = keras.Model(models[0].input, [model.output for model in models])
+        store.engines = {known: choose_engine(network, store.engine, next(iter(first))[0].numpy(), sum(both.values()))}
+    return store.engines[known]
+
+
+def _note_engine(folder: Path, engine: Engine) -> None:
+    "Write to an entry which engine computes it, unless it says so already."
+    about = _about(folder)
+    if 'engine' not in about:
+        with replacing(folder / 'entry.json') as beside:
+            beside.write_text(json.dumps(about | {'engine': str(engine)}, indent=1), encoding='utf-8')
+
+# %% ../nbs/15_store.ipynb #4c804d9b
+def _locked(path: Path) -> contextlib.AbstractContextManager:
+    "The lock in a file, held until the end of the context. Whoever has to wait for it reads why."
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=1)
+    except Timeout:
+        print(f'another run is computing the same activations in {printable(path.parent)}: waiting for it', file=sys.stderr, flush=True)
+        return lock.acquire()
 
 # %% ../nbs/15_store.ipynb #cell042
 def keep(
@@ -327,11 +343,17 @@ def keep(
         with contextlib.ExitStack() as stack:
             located = [_locate(store, each, network, data, series) for each, network in zip(wanted, networks)]
             for name in sorted({folder.name for folder, _ in located}):  # in order, so that two processes cannot wait for each other
-                stack.enter_context(FileLock(store.folder / f'{name}.lock'))
+                stack.enter_context(_locked(store.folder / f'{name}.lock'))
             entries = _open(store, wanted, located, data, len(series.labels))
-            photos = lambda start, stop: data.format(series.raw.skip(start).take(stop - start)).batch(PASS_BATCH).prefetch(2)
-            engine = _compute(store, entries, [each.model for each in wanted], networks, photos, series.labels)
-            store.computed_by, *_ = [_note_engine(folder, engine) for folder, _ in located]
+            runs, lacking = _blocks(entries)
+            if lacks := [i for i, blocks in enumerate(lacking) if blocks]:
+                engine = _engine(store, data, [wanted[i].model for i in lacks], [networks[i] for i in lacks])
+                for i in lacks:
+                    _note_engine(located[i][0], engine)
+                photos = lambda start, stop: data.format(series.raw.skip(start).take(stop - start)).batch(PASS_BATCH).prefetch(2)
+                _compute([entries[i] for i in lacks], [lacking[i] for i in lacks], runs, photos, series.labels, engine)
+            if split == 'train':
+                store.computed_by = _about(located[0][0]).get('engine', '')
     except OSError as error:
         raise InputError(f'cannot write to {printable(store.folder)} ({error.strerror or error}): choose another folder for activations') from None
     return [Kept(entry.values, series.labels, places) for entry in entries]
