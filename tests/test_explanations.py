@@ -2,6 +2,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from transfer_cvd.base_model import base_model
 from transfer_cvd.explanations import boxes, draw_explanation, draw_explanations, enlarged, explain_photos, grad_cam, overlay, pet_in_corner, share_inside
@@ -51,6 +52,34 @@ def test_a_photo_is_explained_in_its_own_size(red_or_green):
     assert wide[:, 105:].min() > 0.9 and wide[:, :75].max() < 0.1
     np.testing.assert_allclose(wide, tall.T, atol=1e-4)
     assert [heat.shape for heat in explain_photos(red_or_green, [photo] * 20, classes=[0] * 20)] == [(50, 120)] * 20
+
+
+def test_photos_are_explained_as_their_pixels_are():
+    network = add_head(base_model('mobilenet_v2', 64, weights=None), 3)
+    photos = np.random.default_rng(0).integers(0, 256, (3, 129, 129, 3), np.uint8)
+    expected = grad_cam(enlarged(network, 129), photos / np.float32(127.5) - 1, classes=[2, 0, 1])
+    np.testing.assert_allclose(explain_photos(network, photos, classes=[2, 0, 1]), expected, atol=1e-3)
+
+
+class Noting(keras.layers.Layer):
+    """Notes the shapes that it was given while nothing was a graph."""
+
+    eager = []
+
+    def call(self, images):
+        if tf.executing_eagerly():
+            self.eager.append(images.shape)
+        return images
+
+
+def test_a_base_runs_as_a_graph_which_keeps_nothing_it_needs_no_more():
+    base = keras.Sequential([keras.Input((32, 32, 3)), Noting(), keras.layers.AveragePooling2D(8)])
+    network = add_head(base, 2)
+    grad_cam(network, np.zeros((2, 32, 32, 3), np.float32))
+    assert Noting.eager == [(2, 32, 32, 3)]
+    Noting.eager.clear()
+    explain_photos(network, np.zeros((6, 40, 40, 3), np.uint8))
+    assert Noting.eager == []
 
 
 @pytest.mark.parametrize('name, boundary', [

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.sparse.csgraph import connected_components
 
-from transfer_cvd.near_duplicates import find_groups, follow_oldest, write_skipped, write_splits
+from transfer_cvd import near_duplicates
+from transfer_cvd.near_duplicates import find_groups, follow_oldest, groups_apart, write_skipped, write_splits
 from transfer_cvd.photos import BORDERS, PhotoFolder, place, split_at, split_warnings
 
 
@@ -100,6 +101,52 @@ def test_few_photos_are_told_of_the_new_splits():
     assert 'dog has 8 photos, 2 of them in test' in followed.warnings[1] and len(followed.warnings) == 2
 
 
+def test_the_warnings_of_splits_are_made_once_each(monkeypatch):
+    made, warn = [], split_warnings
+    monkeypatch.setattr(near_duplicates, 'split_warnings', lambda found: made.append(found) or warn(found))
+    found, features = folder(40 * [(0, 1)] + 40 * [(1, 1)])
+    found.warnings = [f'line {i}' for i in range(100)]
+    assert follow_oldest(found, features)[0].warnings == found.warnings and len(made) == 2
+
+
+@pytest.mark.parametrize('split', BORDERS)
+def test_a_large_group_trains_and_is_told(split):
+    found, features = folder(60 * [(0, 1)] + 60 * [(1, 1)] + [(1, 20)])
+    found.splits[-20] = split
+    followed, _ = follow_oldest(found, features)
+    assert followed.splits[-20:] == 20 * ['train'] and followed.splits[:-20] == found.splits[:-20]
+    assert followed.origin[-20] == ('content' if split == 'train' else 'large group')
+    assert set(followed.origin[-19:]) == {'duplicate of dog/120 0.jpg'}
+    assert followed.warnings[1:] == [
+        'one group of near-duplicates has 20 of the 80 photos of the class dog, in train (such as dog/120 0.jpg and dog/120 1.jpg): if they show '
+        'the same thing, add photos of others; if not, crop them to what differs, or give the splits yourself']
+
+
+def test_a_large_group_does_not_fill_an_empty_split():
+    found, features = folder(60 * [(0, 1)] + 4 * [(1, 1)] + [(1, 30)])
+    dogs = slice(60, None)
+    found.splits[dogs], found.places[-30] = 4 * ['train'] + ['test'] + 29 * ['validation'], 0.95  # the group's oldest is nearest to the test
+    followed, _ = follow_oldest(found, features)
+    assert followed.splits[-30:] == 30 * ['train'] and set(followed.splits[60:64]) == set(BORDERS)
+
+
+@pytest.mark.parametrize('size, others', [(9, 5), (20, 80)])
+def test_a_group_that_is_not_large_follows_its_oldest(size, others):
+    found, features = folder(60 * [(0, 1)] + others * [(1, 1)] + [(1, size)])
+    found.splits[-size] = 'test'
+    followed, _ = follow_oldest(found, features)
+    assert followed.splits[-size:] == size * ['test'] and not any('one group' in line for line in followed.warnings)
+
+
+def test_a_large_group_of_given_splits_stays_and_is_told():
+    found, features = folder(60 * [(0, 1)] + 60 * [(1, 1)] + [(1, 20)], given='train validation test')
+    found.splits[-20:] = 10 * ['train'] + 10 * ['test']
+    followed, groups = follow_oldest(found, features)
+    assert followed.splits == found.splits and groups_apart(followed, groups) == [list(range(120, 140))]
+    assert 'has 20 of the 80 photos of the class dog, in train and test (such as' in followed.warnings[-1]
+    assert followed.warnings[-1].endswith('if not, crop them to what differs')
+
+
 @pytest.mark.parametrize('given', ['test', 'train validation test'])
 def test_given_splits_stay_and_leaks_are_counted(given):
     found, features = folder(40 * [(0, 3)] + 40 * [(1, 3)], given)
@@ -116,6 +163,7 @@ def test_groups_across_classes_are_told():
     features[0] = features[-1]
     followed, groups = follow_oldest(found, features)
     assert len(groups) == 1 and followed.splits[0] == found.splits[0] and followed.origin[0] == 'content'
+    assert groups_apart(followed, groups) == []  # a cat and its dogs may stand apart
     assert '1 groups of near-duplicates are in more than one class (such as cat/000 0.jpg and dog/079 0.jpg)' in followed.warnings[-1]
 
 

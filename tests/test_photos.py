@@ -19,7 +19,7 @@ from PIL import Image
 from transfer_cvd.offline import InputError
 from transfer_cvd import photos
 from transfer_cvd.photos import (
-    BORDERS, MAX_PIXELS, UnreadablePhoto, assign_splits, check_sound, content_hash, decode_photo, find_photos, place, printable, read_photo,
+    BORDERS, MAX_PIXELS, PhotoFolder, UnreadablePhoto, assign_splits, check_sound, content_hash, decode_photo, find_photos, place, printable, read_photo,
 )
 
 TURNS = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_90', 7: 'TRANSVERSE', 8: 'ROTATE_270'}
@@ -448,6 +448,50 @@ def test_table(tmp_path):
     assert all((origin == 'given') == ('2' in Path(path).name) for path, origin in zip(found.paths, found.origin))
 
 
+def make_table(folder, split_of, n=60):
+    """A table of `n` photos of a and of b each, with the splits that `split_of` gives for their numbers."""
+    make_folder(folder, ['a', 'b'], n=n)
+    rows = [f'{name}/{i:03}.png,{name},{split_of(i)}\n' for name in 'ab' for i in range(n)]
+    (folder / 'photos.csv').write_text('path,label,split\n' + ''.join(rows))
+    return folder / 'photos.csv'
+
+
+@pytest.mark.parametrize('given', ['test', 'validation', 'train', ''])
+@pytest.mark.parametrize('blank', [{3}, {3, 13, 14}, set(range(60))])
+def test_rows_without_a_split_are_training_rows(tmp_path, given, blank):
+    whole = lambda i: given if i % 5 == 0 else 'train'
+    expected = find_photos(make_table(tmp_path, whole))
+    found = find_photos(make_table(tmp_path, lambda i: '' if i in blank and i % 5 else whole(i)))
+    assert found.splits == expected.splits and set(found.splits) == set(BORDERS)
+    assert not any('copies' in line for line in found.warnings)
+    if given in ('test', 'validation'):
+        assert [i % 60 for i, split in enumerate(found.splits) if split == given] == 2 * list(range(0, 60, 5))
+
+
+def test_rows_without_a_split_train_where_nothing_is_missing(tmp_path):
+    splits = {0: 'test', 1: 'validation', 2: ''}
+    found = find_photos(make_table(tmp_path, lambda i: splits.get(i % 5, 'train')))
+    assert found.splits == 2 * [splits.get(i % 5) or 'train' for i in range(60)]
+    assert {split for split, why in zip(found.splits, found.origin) if why == 'content'} == {'train'}
+
+
+def test_a_copy_without_a_split_of_a_test_photo_is_told(tmp_path):
+    table = make_table(tmp_path, lambda i: 'test' if i < 20 else '' if i == 20 else 'train')
+    shutil.copy(tmp_path / 'a/000.png', tmp_path / 'a/020.png')
+    assert any('2 photos have copies in another of the given splits' in line for line in find_photos(table).warnings)
+
+
+@pytest.mark.parametrize('missing', ['validation', 'test'])
+def test_a_split_that_cannot_be_made_is_an_error(tmp_path, missing):
+    other = {'validation': 'test', 'test': 'validation'}[missing]
+    for seed in range(5):
+        with pytest.raises(InputError, match=f'photos.csv has no photos in {missing}, and no class has more than one in train') as error:
+            find_photos(make_table(tmp_path, lambda i: other if i else 'train', n=4), seed)
+        assert '\n' not in str(error.value)
+    found = find_photos(make_table(tmp_path, lambda i: other if i > 1 else '', n=4))
+    assert all(sum(counts.values()) == n for counts, n in zip(map(found.counts.get, ('train', missing, other)), (2, 2, 4)))
+
+
 @pytest.mark.parametrize('content, message', [
     ('path,label\nhäuser.png,a\n'.encode('latin-1'), 'not in the encoding UTF-8'), ('path,label\na.png,a\n'.encode('utf-16'), 'not in the encoding UTF-8'),
     (b'a.png,a\nb.png,b\n', "no header .*'a.png,a'"), (b'', 'no header'), (b'path,label\n', 'no photos'), (b'path,label\na.png\n', 'line 2 of .* no label'),
@@ -483,6 +527,13 @@ def test_three_hundred_classes(tmp_path):
     make_folder(tmp_path, [f'{i:03}' for i in range(300)], n=3)
     found = find_photos(tmp_path)
     assert len(found.class_names) == 300 and all(set(counts.values()) == {1} for counts in found.counts.values())
+
+
+def test_counts_are_taken_once_for_all_classes(tmp_path, monkeypatch):
+    counted, counts = [], PhotoFolder.counts.fget
+    monkeypatch.setattr(PhotoFolder, 'counts', property(lambda found: counted.append(found) or counts(found)))
+    assert len(find_photos(make_folder(tmp_path, [f'{i:03}' for i in range(50)], n=3)).warnings) == 50
+    assert len(counted) < 10
 
 
 def test_warnings(tmp_path):

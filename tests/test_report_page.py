@@ -15,7 +15,7 @@ import tensorflow as tf
 from transfer_cvd.data import Data
 from transfer_cvd.feature_extraction import add_head
 from transfer_cvd.predicting import score
-from transfer_cvd.report_page import choose_shown, show_confused, write_report_page
+from transfer_cvd.report_page import choose_shown, confusion_table, left_out, show_confused, write_report_page
 from transfer_cvd.summary import Predictions, versions
 
 NAMES = ['<img src=x onerror=alert(1)>', '"owl" & \'elk\' $classes', 'كلب 🐕']
@@ -82,7 +82,7 @@ def report(tmp_path_factory):
     results = {
         'data': {'name': data.name, 'counts': counts}, 'class_names': NAMES, 'base': {'name': 'a base', 'image_size': 32},
         'feature_extraction': done, 'fine_tuning': None, 'test': score(labels, predictions.probabilities, NAMES), 'seconds': {'data': 1.0}, 'seed': 3,
-        'skipped': [{'path': str(folder / 'a<b>.txt'), 'reason': 'it is cut short'}], 'near_duplicates': [[paths['test'][0], paths['test'][1]]],
+        'skipped': [{'path': str(folder / 'a<b>.txt'), 'reason': 'it is cut short'}], 'near_duplicates': [[paths['test'][0], paths['test'][1]]], 'near_duplicates_apart': 0,
         'cross_validation': {'accuracy': 0.875, 'interval': (0.8, 0.9), 'n': 45}, 'class_weights': {NAMES[0]: 2.0}, 'versions': versions(),
     }
     write_report_page(folder / 'report.html', results, predictions, data, model)
@@ -110,7 +110,7 @@ def test_it_says_what_the_results_say(report):
     words = re.sub(r'<style>.*?</style>|<[^>]+>', '', report.page, flags=re.DOTALL)
     test = report.results['test']
     for wanted in (f'{test["accuracy"]:.1%}', f'{test["interval"][0]:.1%}', '87.5%', 'of 45 test photos', 'only &lt;15&gt; photos &amp; few', '1 file was left out',
-                   'a&lt;b&gt;.txt', 'it is cut short', '1 groups of near-duplicates', 'Seed 3', 'left out', '11 of 15', versions()['keras'], '$classes'):
+                   'a&lt;b&gt;.txt', 'it is cut short', '1 groups of near-duplicates', 'no photo is tested whose twin', 'Seed 3', 'left out', '11 of 15', versions()['keras'], '$classes'):
         assert wanted in words, wanted
     assert str(report.folder.parent) not in report.page  # names are shown from the data's folder on
 
@@ -125,6 +125,19 @@ def test_it_can_be_made_without_paths_model_or_mistakes(report):
     write_report_page(path, results, right, data)
     page = path.read_text(encoding='utf-8')
     assert 'test photo 1<' in page and 'There is none' in page and 'Grad-CAM' not in page and 'No file was left out' in page
+
+
+@pytest.mark.parametrize('apart, says', [(0, 'no photo is tested whose twin was trained on'), (1, '1 of them stands in more than one split'),
+                                         (3, '3 of them stand in more than one split'), (None, '')])
+def test_it_says_that_twins_are_together_only_where_they_are(report, apart, says):
+    page = left_out(report.results | {'near_duplicates_apart': apart})
+    assert says in page and ('twin' in page) == (apart == 0) and ('look better' in page) == bool(apart)
+
+
+def test_a_matrix_of_three_hundred_classes():
+    names, confusion = [f'breed {i}' for i in range(300)], np.eye(300, dtype=int) * 5
+    table = confusion_table(confusion.tolist(), names)
+    assert table.count('<a ') == 300 and table.count('<td><span>·</span></td>') == 300 * 299 and len(table) < 3e6
 
 
 def test_a_limit_holds(report):

@@ -1,6 +1,7 @@
 """The pictures and figures of chapter 04 with more classes than the tutorial has."""
 import numpy as np
 import pytest
+from PIL import Image
 
 from transfer_cvd.data import show_batch
 from transfer_cvd.report_page import class_recalls, plot_per_class
@@ -31,6 +32,18 @@ def test_a_confusion_matrix_that_can_be_read(n_classes):
     assert max(box.width for box in boxes) < width and max(box.height for box in boxes) < height  # no number reaches into the next cell
     ticks = [label.get_window_extent() for label in axis.get_yticklabels()]
     assert all(upper.y0 >= lower.y1 - 1 for upper, lower in zip(ticks, ticks[1:]))  # nor a name into the next
+
+
+@pytest.mark.parametrize('n_classes', [51, 300, 1000])
+def test_a_confusion_matrix_of_many_classes_is_a_picture_of_one_size(n_classes, tmp_path):
+    predictions, names = example(n_classes, n=5 * n_classes)
+    figure = plot_confusion(predictions, names)
+    figure.savefig(tmp_path / 'confusion.png', dpi=120)
+    width, height = Image.open(tmp_path / 'confusion.png').size
+    assert width < 2200 and height < 2200 and len(figure.findobj()) < 500  # a text for each cell alone would be thousands
+    assert figure.axes[0].get_title() == f'Confusion on {5 * n_classes:,} test photos of {n_classes:,} classes, shades only'
+    shown = figure.axes[0].images[0].get_array()
+    assert shown.shape == (n_classes, n_classes) and shown.diagonal().mean() > 0.2 > shown.mean()
 
 
 def test_recalls_are_those_of_the_matrix():

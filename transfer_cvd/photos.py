@@ -10,8 +10,8 @@ __all__ = ['MAX_BYTES', 'EXTRA', 'BRANDS', 'MAX_PIXELS', 'SUFFIXES', 'LITTER', '
            'split_at', 'fill_splits', 'assign_splits', 'plain_jpeg_strip', 'check_sound', 'Facts', 'examine',
            'cache_folder', 'default_memory', 'recall', 'replacing', 'remember', 'tell_apart', 'examine_all', 'Examined',
            'examine_listing', 'check_broken', 'check_not_empty', 'check_different', 'set_aside_contradictory',
-           'PhotoFolder', 'to_distribute', 'split_photos', 'class_warnings', 'split_warnings', 'copy_warnings',
-           'check_trained', 'find_photos']
+           'PhotoFolder', 'missing_splits', 'split_photos', 'class_warnings', 'split_warnings', 'copy_warnings',
+           'check_trained', 'check_filled', 'find_photos']
 
 # %% ../nbs/13_photos.ipynb #cell003
 import contextlib
@@ -393,22 +393,22 @@ def fill_splits(
     places: dict[Hashable, float],  # their places
     wanted: Collection[str] = tuple(BORDERS),  # the splits of which none shall be empty
 ) -> dict[Hashable, str]:
-    """Return `splits` with the photo nearest to an empty split moved there, as far as there are enough."""
+    """Return `splits` with the photo nearest to an empty split moved there, as far as there are enough; the only one trains."""
     filled = dict(splits)
     for split in sorted(wanted):
         sizes = Counter(filled.values())
-        movable = [photo for photo in filled if sizes[filled[photo]] > 1]
+        movable = [photo for photo in filled if sizes[filled[photo]] > 1 or len(filled) == 1 and split == 'train']
         if not sizes[split] and movable:
             filled[min(movable, key=lambda photo: (_distance(places[photo], split), photo))] = split
     return filled
 
 # %% ../nbs/13_photos.ipynb #cell094
 def assign_splits(
-    contents: Iterable[bytes],  # the different photos of one class, from `content_hash`; as many as `wanted` or more
+    contents: Iterable[bytes],  # the different photos of one class, from `content_hash`
     seed: int = 0,  # another seed gives other splits
     wanted: Collection[str] = tuple(BORDERS),  # the splits there shall be, 'train' among them
 ) -> dict[bytes, str]:
-    """Return the split of each content, so that none of the wanted ones is empty."""
+    """Return the split of each content, so that none of the wanted ones is empty, if there are as many contents."""
     places = {content: place(content, seed) for content in contents}
     return fill_splits({content: split_at(at, wanted) for content, at in places.items()}, places, wanted)
 
@@ -643,11 +643,13 @@ def check_different(
     examined: list[Examined],  # all that look like photos
 ) -> None:
     """Raise `InputError` for a class with fewer than three different photos that can be used."""
+    of_class = defaultdict(list)
+    for photo in examined:
+        of_class[photo.label].append(photo)
     for label, name in enumerate(names):
-        photos = [photo for photo in examined if photo.label == label]
-        different = {photo.content for photo in photos if not photo.reason}
+        different = {photo.content for photo in of_class[label] if not photo.reason}
         if len(different) < 3:
-            reasons = [f' ({printable(photo.path)}: {photo.reason})' for photo in photos if photo.reason]
+            reasons = [f' ({printable(photo.path)}: {photo.reason})' for photo in of_class[label] if photo.reason]
             raise InputError(
                 f'the class {printable(name)} in {printable(source)} has {len(different)} different photos that can be used'
                 f'{"".join(reasons[:1])}: add some, at least 3 are needed, or remove it if it is no class'
@@ -690,14 +692,11 @@ class PhotoFolder:
         return {split: {name: counted[split, label] for label, name in enumerate(self.class_names)} for split in BORDERS}
 
 # %% ../nbs/13_photos.ipynb #cell154
-def to_distribute(
+def missing_splits(
     given: set[str],  # the splits that were given, '' for photos without one
-) -> tuple[str, tuple[str, ...]]:
-    """Return which of `given` is distributed over which splits."""
-    if '' in given:
-        return '', tuple(BORDERS)
-    missing = [split for split in ('validation', 'test') if split not in given]
-    return 'train', ('train', *missing)
+) -> tuple[str, ...]:
+    """Return those of 'validation' and 'test' that are not among `given`: they are made of the training photos."""
+    return tuple(split for split in ('validation', 'test') if split not in given)
 
 # %% ../nbs/13_photos.ipynb #cell157
 def split_photos(
@@ -705,15 +704,16 @@ def split_photos(
     seed: int = 0,  # another seed gives other splits
 ) -> list[tuple[str, str]]:
     """Return each photo's split and its origin, 'given', 'content' or 'nearest' (its class would have had none there)."""
-    from_split, wanted = to_distribute({photo.split for photo in photos})
+    missing = missing_splits({photo.split for photo in photos})
+    movable, wanted = ('', 'train') if missing else ('',), ('train', *missing)
     free = defaultdict(set)
     for photo in photos:
-        if photo.split == from_split and len(wanted) > 1:
+        if photo.split in movable:
             free[photo.label].add(photo.content)
     made = {label: assign_splits(contents, seed, wanted) for label, contents in free.items()}
     result = []
     for photo in photos:
-        if photo.split != from_split or len(wanted) == 1:
+        if photo.split not in movable:
             result.append((photo.split, 'given'))
             continue
         split = made[photo.label][photo.content]
@@ -742,9 +742,9 @@ def split_warnings(
     found: PhotoFolder,  # its `counts` are looked at
 ) -> list[str]:
     """Return a line for each class with fewer than `FEW` photos, or without any for validation or test."""
-    warnings = []
+    warnings, all_counts = [], found.counts
     for name in found.class_names:
-        counts = {split: of_class[name] for split, of_class in found.counts.items()}
+        counts = {split: of_class[name] for split, of_class in all_counts.items()}
         photos, tests = sum(counts.values()), counts['test']
         lacking = [split for split in ('validation', 'test') if not counts[split]]
         if lacking:
@@ -761,7 +761,7 @@ def copy_warnings(
     """Return a line if there are copies in several of the given splits, and one if there are copies in several classes."""
     splits = defaultdict(set)
     for photo in photos:
-        splits[photo.content].add(photo.split)
+        splits[photo.content].add(photo.split or 'train')
     leaks = [photo for photo in photos if not photo.reason and len(splits[photo.content]) > 1]
     apart = [photo for photo in photos if photo.reason == CONTRADICTORY]
     warnings = []
@@ -782,6 +782,16 @@ def check_trained(
         if not count:
             raise InputError(f'the class {name} in {printable(source)} has no photos in train: add some, or remove it elsewhere')
 
+# %% ../nbs/13_photos.ipynb #83815e4b
+def check_filled(
+    source: str | Path,  # for the message
+    found: PhotoFolder,  # its `counts` are looked at
+) -> None:
+    """Raise `InputError` for a split without photos."""
+    for split, of_class in found.counts.items():
+        if not any(of_class.values()):
+            raise InputError(f'{printable(source)} has no photos in {split}, and no class has more than one in train to take some from: add photos')
+
 # %% ../nbs/13_photos.ipynb #cell174
 def find_photos(
     source: str | Path,  # a folder with one sub-folder of photos per class, perhaps per split and class, or a .csv file
@@ -793,7 +803,7 @@ def find_photos(
 
     Identical files are in the same split, and added photos move no others, save where a class would have none in a
     split. Raises `InputError` for a source that is missing, empty or unreadable, for fewer than two classes, for a
-    class with fewer than three different photos or none in train, and for too many broken ones.
+    class with fewer than three different photos or none in train, for a split without photos, and for too many broken ones.
     """
     listing = list_table(source) if str(source).lower().endswith('.csv') and not os.path.isdir(source) else list_folder(source)
     check_not_empty(source, listing)
@@ -818,5 +828,6 @@ def find_photos(
         contents=[photo.content.hex() for photo in sound],
     )
     check_trained(source, found)
+    check_filled(source, found)
     found.warnings += split_warnings(found)
     return found

@@ -309,7 +309,7 @@ def run_afresh(
 ) -> str:
     """Run a program in a new Python process, on the processor, and return what it printed. Raises `RuntimeError` with its last words if it fails."""
     environment = os.environ | {'CUDA_VISIBLE_DEVICES': '-1', 'TF_CPP_MIN_LOG_LEVEL': '3'}
-    command = [sys.executable, '-c', code, *arguments]
+    command = [sys.executable, '-P', '-c', code, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors='backslashreplace')
     if done.returncode:
         last_words = (done.stderr.strip() or f'exit code {done.returncode}').splitlines()[-1]

@@ -281,15 +281,17 @@ def confusion_table(
     """Return the confusion matrix as a table; cells with photos are links to `#cell-TRUE-PREDICTED`, shaded by their share of the true class."""
     rows = []
     for true, counts in enumerate(confusion):
-        cells = []
+        n, cells = sum(counts), []
         for answer, count in enumerate(counts):
-            share = count / max(sum(counts), 1)
+            if not count:
+                cells.append('<td><span>·</span></td>')
+                continue
+            share = count / n
             what = f'{class_names[true]}, recognised' if true == answer else f'{class_names[true]} taken for {class_names[answer]}'
             label = escape(printable(f'{what}: {count:,} photos, {share:.0%}'))
             shown = f'{count:,}' + ('' if len(class_names) > MANY else f'<small>{share:.0%}</small>')
             deep = ' class="deep"' if share > 0.5 else ''
-            cells.append(f'<td><a href="#cell-{true}-{answer}" style="--share:{share:.3f}"{deep} aria-label="{label}" title="{label}">{shown}</a></td>'
-                         if count else '<td><span>·</span></td>')
+            cells.append(f'<td><a href="#cell-{true}-{answer}" style="--share:{share:.3f}"{deep} aria-label="{label}" title="{label}">{shown}</a></td>')
         rows.append(f'<tr><th scope="row">{text(class_names[true])}</th>{"".join(cells)}</tr>')
     heads = ''.join(f'<th scope="col"><span>{text(name)}</span></th>' for name in class_names)
     size = ' class="many"' if len(class_names) > MANY else ''
@@ -369,10 +371,22 @@ def what_was_trained(
 LONGEST = 200  # lines of a list in a page
 
 
+def _where_groups_are(apart: int | None) -> str:
+    "Whether near-duplicates of a class are in one split, '' if that is not known."
+    if apart is None:
+        return ''
+    if apart:
+        return f' {apart:,} of them {"stands" if apart == 1 else "stand"} in more than one split, so the result may look better than it is.'
+    return ' Those of a class stay in one split, so that no photo is tested whose twin was trained on.'
+
+
 def left_out(
     results: dict,  # from `report`
 ) -> str:
-    """Return the files that were left out with the reason, and the groups of near-duplicates; long lists are cut."""
+    """Return the files that were left out with the reason, and the groups of near-duplicates; long lists are cut.
+
+    `near_duplicates` of the results has the paths of each group, `near_duplicates_apart` how many groups stand in more than one split.
+    """
     root, skipped, groups = results['data']['name'], results['skipped'], results.get('near_duplicates')
     parts = [f'<p>{len(skipped):,} {"file was" if len(skipped) == 1 else "files were"} left out.</p>' if skipped else '<p>No file was left out.</p>']
     if skipped:
@@ -380,8 +394,8 @@ def left_out(
         more = f'<p>The other {len(skipped) - LONGEST:,} stand in skipped.csv.</p>' if len(skipped) > LONGEST else ''
         parts.append(_folded('Files and reasons', _table(['file', 'reason'], rows) + more, len(rows)))
     if groups is not None:
-        parts.append(f'<p>{len(groups):,} groups of near-duplicates, {sum(map(len, groups)):,} photos in all. A group stays in one split, so that no photo '
-                     'is tested whose twin was trained on.</p>')
+        where = _where_groups_are(results.get('near_duplicates_apart')) if groups else ''
+        parts.append(f'<p>{len(groups):,} groups of near-duplicates, {sum(map(len, groups)):,} photos in all.{where}</p>')
     if groups:
         rows = [(number, ', '.join(path_text(short_path(path, root)) for path in group)) for number, group in enumerate(groups[:LONGEST], 1)]
         more = f'<p>The other {len(groups) - LONGEST:,} stand in report.json.</p>' if len(groups) > LONGEST else ''
@@ -399,7 +413,9 @@ from PIL import Image, ImageOps
 model = keras.models.load_model('model.keras')
 photo = ImageOps.exif_transpose(Image.open('photo.jpg')).convert('RGB')
 print(model(numpy.asarray(photo)[None]))</code></pre>
-<p>It prints a probability for each class, in this order: $classes.</p>''')
+<p>It prints a probability for each class, in this order: $classes.</p>
+<p>The commands make a large photo smaller first, by averaging its pixels. Here Keras is given all of them, so its probabilities for
+a photo of 12 megapixels can differ a little: by up to 0.055 for eight that were tried.</p>''')
 
 
 def how_to_use(
