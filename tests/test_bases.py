@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 import keras
 import numpy as np
@@ -126,6 +127,79 @@ def test_missing_and_damaged_weights_are_one_line(tmp_path, monkeypatch):
         with pytest.raises(InputError, match='cannot be loaded .* delete .*vgg19_weights.* and try again') as error:
             base_model('vgg19', image_size=32)
     assert '\n' not in str(error.value)
+
+
+def never(*arguments, **options):
+    raise AssertionError('Keras was asked for a file that is here')
+
+
+@pytest.fixture
+def readonly(nobody, monkeypatch):
+    """A cache of weights that the user may only read; a function puts a network's weights there and returns their path."""
+    with tempfile.TemporaryDirectory() as home:
+        monkeypatch.setenv('KERAS_HOME', home)
+        monkeypatch.setenv('https_proxy', 'http://127.0.0.1:9')
+
+        def put(name, size, model=None):
+            path = weights_path(BASES[name], size)
+            path.parent.mkdir(exist_ok=True)
+            if model is None:
+                path.write_bytes(b'half a file')
+            else:
+                model.save(path)
+            os.chmod(home, 0o555)
+            return path
+
+        yield put
+        os.chmod(home, 0o755)
+
+
+def test_weights_in_a_cache_that_may_only_be_read(readonly, monkeypatch):
+    model = build_base(BASES['mobilenet_v2'], 96, None)
+    readonly('mobilenet_v2', 96, model)
+    monkeypatch.setattr(file_utils, 'get_file', never)
+    loaded = base_model('mobilenet_v2', image_size=96)
+    for ours, expected in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_half_a_file_in_a_cache_that_may_only_be_read(readonly, monkeypatch):
+    path = readonly('vgg16', 32)
+    monkeypatch.setattr(file_utils, 'get_file', never)
+    with pytest.raises(InputError, match=f'weights of vgg16 cannot be loaded .* delete {path} and try again$') as error:
+        base_model('vgg16', image_size=32)
+    assert '\n' not in str(error.value)
+
+
+def test_weights_that_may_not_be_read(readonly):
+    path = readonly('vgg16', 32)
+    path.chmod(0)
+    with pytest.raises(InputError, match=f'weights of vgg16 may not be read: make {path} readable$'):
+        base_model('vgg16', image_size=32)
+
+
+def test_a_download_that_fails_leaves_nothing_to_delete(tmp_path, monkeypatch):
+    monkeypatch.setenv('KERAS_HOME', str(tmp_path))
+    monkeypatch.setattr('transfer_cvd.bases.require_network', lambda *arguments: None)
+
+    def fails(*arguments, **options):
+        raise Exception('URL fetch failure')  # as Keras does
+
+    monkeypatch.setattr(file_utils, 'get_file', fails)
+    with pytest.raises(InputError, match=r'cannot be loaded \(URL fetch failure\): try again$'):
+        base_model('vgg16', image_size=32)
+
+
+def test_efficientnet_from_a_file_is_what_keras_makes_of_it(tmp_path, monkeypatch):
+    path, pixels = tmp_path / 'weights.h5', np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype('float32')
+    plain = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(32, 32, 3))
+    plain.layers[2].adapt_mean.assign([0.485, 0.456, 0.406])
+    plain.layers[2].adapt_variance.assign([0.05, 0.06, 0.07])
+    plain.save(path)
+    monkeypatch.setattr(file_utils, 'get_file', lambda *arguments, **options: str(path))
+    by_keras, from_file = (build_base(BASES['efficientnet_b0'], 32, weights) for weights in ('imagenet', str(path)))
+    expected = np.asarray(by_keras(pixels))
+    np.testing.assert_allclose(np.asarray(from_file(pixels)), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
 def test_the_list_needs_no_tensorflow():

@@ -36,9 +36,9 @@ def base_model(
         raise InputError(f"there are no weights {weights!r}: give 'imagenet', or None for random weights")
     if weights is None or base.keras_name is None:
         return build_base(base, size, weights)
-    require_weights(base, size)
+    source, path = require_weights(base, size), weights_path(base, size)
     try:
-        return build_base(base, size, weights)
+        return build_base(base, size, source)
     except Exception as error:  # Keras raises plain `Exception` for a download that fails, `ValueError` or `OSError` for a bad file
-        path = weights_path(base, size)
-        raise InputError(f'the ImageNet weights of {name} cannot be loaded ({error}): delete {path} and try again') from error
+        again = f'delete {path} and try again' if path.exists() else 'try again'
+        raise InputError(f'the ImageNet weights of {name} cannot be loaded ({error}): {again}') from error

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOBILENET', 'MOBILENET_V2', 'MOBILENET_V3', 'EFFICIENTNET_LITE', 'EFFICIENTNET', 'EFFICIENTNET_V2', 'CONVNEXT',
-           'NASNET', 'DENSENET', 'INCEPTION', 'XCEPTION', 'RESNET', 'RESNET_V2', 'VGG', 'BASES', 'Family', 'Base',
-           'scale_input', 'build_base', 'weights_path', 'bases_here', 'require_weights', 'bases_table']
+           'NASNET', 'DENSENET', 'INCEPTION', 'XCEPTION', 'RESNET', 'RESNET_V2', 'VGG', 'BASES', 'DEVIATIONS', 'Family',
+           'Base', 'scale_input', 'build_base', 'weights_path', 'bases_here', 'require_weights', 'bases_table']
 
 # %% ../nbs/16_bases.ipynb #cell003
 import os
@@ -113,6 +113,9 @@ _CLASSIC = (
 BASES = {base.name: base for base in (*_MOBILE, *_SCALED, *_CLASSIC)}
 
 # %% ../nbs/16_bases.ipynb #cell022
+DEVIATIONS = (0.229, 0.224, 0.225)  # of red, green and blue over ImageNet, in values from 0 to 1
+
+
 def scale_input(
     images: 'keras.KerasTensor',  # (n, rows, columns, 3), red, green, blue in [-1, 1]
     scaling: str,  # 'tf', 'pixels', 'torch' or 'caffe'
@@ -125,19 +128,28 @@ def scale_input(
     if scaling == 'pixels':
         scale, offset = 127.5, 127.5
     elif scaling == 'torch':
-        means, deviations = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        scale = [0.5 / deviation for deviation in deviations]
-        offset = [(0.5 - mean) / deviation for mean, deviation in zip(means, deviations)]
+        means = (0.485, 0.456, 0.406)
+        scale = [0.5 / deviation for deviation in DEVIATIONS]
+        offset = [(0.5 - mean) / deviation for mean, deviation in zip(means, DEVIATIONS)]
     else:
         images = keras.ops.flip(images, axis=-1)
         scale, offset = 127.5, [127.5 - mean for mean in (103.939, 116.779, 123.68)]
     return keras.layers.Rescaling(scale, offset, name='input_range')(images)
 
+# %% ../nbs/16_bases.ipynb #5fbca235
+def _divide_once_more(network: 'keras.Model') -> None:
+    "Let the network's `Normalization` divide by the square roots of `DEVIATIONS` as well, as EfficientNet's ImageNet weights need it."
+    import keras
+
+    (layer,) = [layer for layer in network.layers if isinstance(layer, keras.layers.Normalization)]
+    layer.adapt_variance.assign(layer.adapt_variance * keras.ops.convert_to_tensor(DEVIATIONS))
+    layer.finalize_state()
+
 # %% ../nbs/16_bases.ipynb #cell030
 def build_base(
     base: Base,  # from `BASES`
     image_size: int,  # pixels a side
-    weights: str | None,  # 'imagenet', None for random weights, or a file of weights
+    weights: str | None,  # 'imagenet', None for random weights, or the file of the ImageNet weights
 ) -> 'keras.Model':
     """The network without its top: `(n, image_size, image_size, 3)` in [-1, 1] to `(n, rows, columns, channels)`, float32."""
     import keras
@@ -151,6 +163,8 @@ def build_base(
         return build(input_shape=(image_size, image_size, 3), include_top=False, weights=weights)
     inputs = keras.Input((image_size, image_size, 3))
     network = build(input_tensor=scale_input(inputs, base.family.scaling), include_top=False, weights=weights)
+    if base.family == EFFICIENTNET and weights not in ('imagenet', None):
+        _divide_once_more(network)
     return keras.Model(inputs, network.output, name=network.name)
 
 # %% ../nbs/16_bases.ipynb #cell041
@@ -182,15 +196,21 @@ def bases_here(
 def require_weights(
     base: Base,  # one of Keras' networks
     image_size: int,  # pixels a side
-) -> None:
-    """Raise `InputError` if its ImageNet weights are not on this machine and Keras cannot download them."""
+) -> str:
+    """What `build_base` is to load: 'imagenet', or the file of these weights where Keras would not look for it.
+
+    Raises `InputError` if the ImageNet weights may not be read, or are not on this machine and Keras cannot download them.
+    """
     path = weights_path(base, image_size)
-    if path.exists():
-        return
+    if os.path.exists(path):
+        if not os.access(path, os.R_OK):
+            raise InputError(f'the ImageNet weights of {base.name} may not be read: make {path} readable')
+        return 'imagenet' if os.access(path.parents[1], os.W_OK) else str(path)
     try:
         require_network('https://storage.googleapis.com', f'{path.name}, the ImageNet weights of {base.name},')
     except InputError as error:
         raise InputError(f'{error} (weights on this machine: {", ".join(bases_here(image_size)) or "none"})') from None
+    return 'imagenet'
 
 # %% ../nbs/16_bases.ipynb #cell051
 def bases_table() -> str:
