@@ -1,10 +1,9 @@
 """A run killed at random moments, five in each of three stages, and begun again: is its report that of a run that was left alone?
 
-    python benchmarks/kills.py            # about twenty minutes; goes on where it stopped
+    python benchmarks/kills.py            # a quarter of an hour; goes on where it stopped
 
-On 600 drawn pets of 64 pixels, with dropout, by the tutorial's schedule and the fast one in turn. After a random number of writes
-of the stage (blocks of activations, or checkpoints) a clock of random length runs, and then the process gets SIGKILL, whatever it
-is at. All figures of the report count, times do not.
+On 600 drawn pets of 64 pixels, with dropout, by the tutorial's schedule and the fast one in turn. In a random batch of the stage a
+clock of random length is started, and then the process gets SIGKILL, whatever it is at. All figures of the report count, times do not.
 """
 import csv
 import json
@@ -29,21 +28,26 @@ import os, signal, sys, threading
 stage, n, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]); del sys.argv[1:4]
 import transfer_cvd.checkpoints as checkpoints, transfer_cvd.store as store
 
-def killing(write, of_stage):
-    calls = []
-    def wrapped(*arguments):
-        calls.append(of_stage(arguments[0]))
-        if calls[-1] and sum(calls) == n:
-            if not seconds: os.kill(os.getpid(), signal.SIGKILL)
-            threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        return write(*arguments)
-    return wrapped
+begun = []
 
-store.Entry.write = killing(store.Entry.write, lambda entry: stage == 'pass')
-checkpoints.write_checkpoint = killing(checkpoints.write_checkpoint, lambda path: path.stem == stage)
-''' + COMMAND  # arguments: a stage; when it is about to write for which time; how many seconds after that
-WRITES = {'pass': 5, 'feature_extraction': 3, 'fine_tuning': 3}  # of these, one is chosen
-SECONDS = {'pass': 1.5, 'feature_extraction': 0.6, 'fine_tuning': 5.0}  # the longest a clock runs
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def begin_batch(of_stage):
+    begun.append(of_stage)
+    if of_stage == stage and begun.count(stage) == n:
+        threading.Timer(seconds, kill).start() if seconds else kill()
+
+def counting(*arguments, choose=store.choose_engine):
+    engine = choose(*arguments)
+    return engine._replace(run=lambda photos: begin_batch('pass') or engine.run(photos))
+
+store.choose_engine = counting
+checkpoints._AfterEachEpoch.on_train_batch_begin = lambda self, batch, logs=None: begin_batch(self.path.stem)
+''' + COMMAND  # arguments: a stage, the number of a batch in it, and how many seconds after the beginning of this batch
+STAGES = ('pass', 'feature_extraction', 'fine_tuning')
+BATCHES = {('tutorial', 'pass'): 18, ('fast', 'pass'): 18, ('fast', 'fine_tuning'): 23}  # one of so many is chosen; all others have 44
+LONGEST = 0.1  # seconds
 
 
 def draw(folder: Path) -> None:
@@ -77,10 +81,13 @@ def results(folder: Path, out: str) -> tuple:
 def kill(folder: Path, stage: str, number: int) -> dict:
     """Kill a run once, begin it again, and compare."""
     rng, out, schedule = random.Random(f'{stage} {number}'), f'{stage} {number}', SCHEDULES[number % 2]
-    n, seconds = rng.randint(1, WRITES[stage]), rng.uniform(0, SECONDS[stage])
+    n, seconds = rng.randint(1, BATCHES.get((schedule, stage), 44)), rng.uniform(0, LONGEST)
     killed = train(folder, out, stage, str(n), str(seconds), schedule=schedule)
     resumed = train(folder, out, schedule=schedule)
-    return {'schedule': schedule, 'write': n, 'clock': round(seconds, 2), 'killed': killed.returncode == -signal.SIGKILL,
+    lines = [line.removeprefix('going on with ') for line in (resumed.stderr + resumed.stdout).splitlines() if line.startswith('going on with ')]
+    said = ['the beginning of the stage'] + [line for line in lines if not line.startswith('the unfinished run')]
+    return {'schedule': schedule, 'batch': n, 'clock': round(seconds, 3), 'killed': killed.returncode == -signal.SIGKILL,
+            'went on with': said[-1],
             'equal': resumed.returncode == 0 and results(folder, out) == results(folder, schedule)}
 
 
@@ -89,10 +96,10 @@ def table(rows: list[dict]) -> str:
     equal = sum(row['equal'] for row in rows if row['killed'])
     lines = [f'# Killed and begun again\n\n{conditions(rows=rows)}.\n\n`transfer_cvd train` on 600 drawn pets of 64 pixels, three epochs in both stages, dropout 0.2. '
              f'{equal} of {sum(row["killed"] for row in rows)} killed runs ended with the report and the history of a run that was left alone.\n',
-             '| schedule | stage | killed after write | and seconds | report and history equal |', '| --- ' * 5 + '|']
+             '| schedule | stage | killed in batch | after (s) | went on with | report and history equal |', '| --- ' * 6 + '|']
     for row in rows:
         answer = ('yes' if row['equal'] else 'no') if row['killed'] else 'the run was over before'
-        lines.append(f'| {row["schedule"]} | {row["stage"].replace("_", " ")} | {row["write"]} | {row["clock"]} | {answer} |')
+        lines.append(f'| {row["schedule"]} | {row["stage"].replace("_", " ")} | {row["batch"]} | {row["clock"]} | {row["went on with"]} | {answer} |')
     return '\n'.join(lines) + '\n'
 
 
@@ -103,7 +110,7 @@ if __name__ == '__main__':
         for schedule in SCHEDULES:
             train(Path(place), schedule, schedule=schedule)
         for number in range(5):
-            for stage in WRITES:
+            for stage in STAGES:
                 found.get({'stage': stage, 'number': number}, lambda: kill(Path(place), stage, number))
                 (RESULTS / 'kills.md').write_text(table(found.rows))
     print(table(found.rows))

@@ -90,6 +90,27 @@ def test_negative_epochs(refused, option):
     assert '-1 epochs' in refused(option, -1)
 
 
+@pytest.mark.parametrize('options, said', [(('--seed', -1), 'a seed of -1'), (('--seed', 2**32), 'from 0 to 4294967295'), (('--dropout', 1), 'from 0 to below 1')])
+def test_a_number_that_makes_no_sense(refused, options, said):
+    assert said in refused(*options)
+
+
+def test_results_among_the_photos(refused, pets, tmp_path):
+    shutil.copytree(pets, tmp_path / 'pets')
+    assert 'choose an --out outside of it' in refused('--data', tmp_path / 'pets', out='pets/runs/first')
+
+
+def test_results_that_cannot_be_moved_to_their_place(refused, tmp_path, monkeypatch):
+    (tmp_path / 'real').mkdir()
+    (tmp_path / 'link').symlink_to('real')
+    assert f'such as --out {tmp_path}/link/run' in refused(out='link')
+    monkeypatch.chdir(tmp_path / 'real')
+    assert 'the folder you are in' in refused(out='real')
+    monkeypatch.setattr(os.path, 'ismount', lambda path: path == tmp_path / 'mounted')
+    (tmp_path / 'mounted').mkdir()
+    assert 'a mounted folder' in refused(out='mounted')
+
+
 def test_unknown_option(refused):
     assert '--epoch' in refused('--epoch', 3)
 

@@ -21,6 +21,13 @@ loaded = sorted({name.split('.')[0] for name in sys.modules} & {'tensorflow', 'k
 print(len(answers), [answer.class_name for answer in answers if answer.class_name not in ('cat', 'dog')], loaded)
 '''
 
+COMMAND = '''
+import atexit, sys
+from transfer_cvd.command_line import main
+atexit.register(lambda: print(sorted({'tensorflow', 'keras', 'sklearn', 'scipy', 'matplotlib'} & set(sys.modules))))
+main()
+'''
+
 
 @pytest.fixture(scope='module')
 def written(small_classifier, pets, tmp_path_factory):
@@ -61,6 +68,9 @@ def test_each_is_used_like_the_original(written, small_classifier, pets):
 def test_no_tensorflow_is_loaded_to_predict(written, pets, format):
     done = subprocess.run([sys.executable, '-c', RUN_ALONE, written[1][format].path, pets], capture_output=True, text=True)
     assert done.stdout == '60 [] []\n', done.stderr
+    command = [sys.executable, '-c', COMMAND, 'predict', written[1][format].path, pets / 'cat/000.jpg']
+    answer, loaded = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    assert answer.startswith(f'{pets}/cat/000.jpg: ') and loaded == '[]'
 
 
 def test_litert_has_no_operation_but_its_own(written):
@@ -115,6 +125,13 @@ def test_a_missing_package_is_named_with_its_extra(small_classifier, written, tm
     for use in (lambda: export_classifier(small_classifier, format, tmp_path / 'pets'), lambda: load_exported(written[1][format].path)):
         with pytest.raises(InputError, match=r"needs the package \w+: pip install 'transfer_cvd\[export\]'"):
             use()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_is_no_name(small_classifier, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match='. is no name for an export: choose one, such as pets'):
+        export_classifier(small_classifier, 'litert', '.')
     assert os.listdir(tmp_path) == []
 
 

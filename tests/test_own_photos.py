@@ -1,11 +1,14 @@
 """A folder of one's own: uneven classes, a burst, a broken file; trained without a word about epochs."""
 import csv
 import json
+import shutil
 
 import numpy as np
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from transfer_cvd.own_photos import PENALTIES, choose_penalty, class_weights, cross_validate, group_numbers
+from transfer_cvd.runs import run
 
 
 def rows(path):
@@ -43,6 +46,21 @@ def test_few_photos_are_cross_validated(own_run):
     assert low < measured['accuracy'] < high and measured['accuracy'] > 0.8
 
 
+def test_one_burst_for_a_class(pets, tmp_path, capfd):
+    """All dogs are shots of one burst: there is nothing to leave out, and it is said."""
+    shutil.copytree(pets / 'cat', tmp_path / 'pets/cat')
+    (tmp_path / 'pets/dog').mkdir()
+    with Image.open(pets / 'dog/001.jpg') as photo:
+        for quality in (60, 65, 70, 75, 80, 85):
+            photo.save(tmp_path / f'pets/dog/{quality}.jpg', quality=quality)
+    (tmp_path / 'out').mkdir()
+    report = run(tmp_path / 'out', tmp_path / 'pets', fine_tune_epochs=0, image_size=64)
+    said = capfd.readouterr()
+    assert 'no cross-validation: a class has photos of one group only' in said.out and 'cross_validation' not in report
+    assert 'too few for 3 splits' in said.err
+    assert '1 of them in more than one split' in said.out and report['near_duplicates_apart'] == 1
+
+
 def test_uneven_classes_are_weighed(own_run):
     weights = json.loads((own_run / 'report.json').read_text())['class_weights']
     assert weights['dog'] > 3 * weights['cat']
@@ -67,6 +85,13 @@ def test_the_head_is_the_one_that_scikit_learn_finds():
         return -np.log(probabilities[np.arange(2000), np.arange(2000) % 2]).mean()
 
     assert loss(chosen) < min(loss(PENALTIES[0]), loss(PENALTIES[-1]))
+
+
+def test_a_rare_class_is_not_lost():
+    rng = np.random.default_rng(0)
+    labels = (np.arange(6000) >= 5996).astype(int)
+    features = rng.normal(size=(6000, 5)).astype(np.float32) + 2 * labels[:, None]
+    assert choose_penalty(features, labels, np.arange(6000)) in PENALTIES
 
 
 def test_near_duplicates_do_not_vouch_for_each_other():

@@ -18,16 +18,19 @@ def folder(tmp_path_factory):
 def test_a_run_killed_in_each_stage_ends_with_the_same_report(folder):
     whole = train(folder, 'whole')
     assert whole.returncode == 0, whole.stderr
-    for stage, n, said in (('pass', 4, ''), ('feature_extraction', 2, 'going on with the unfinished run'), ('fine_tuning', 3, 'after epoch 1 of 3')):
+    assert {path.relative_to(folder / 'whole/tensorboard').parts[0] for path in folder.glob('whole/tensorboard/**/*tfevents*')} == {'feature_extraction', 'fine_tuning'}
+    for stage, n, said in (('pass', 12, 'activations of 600 photos'), ('feature_extraction', 20, 'going on with activations: 256 of 600 photos are there'),
+                           ('fine_tuning', 40, 'going on with feature extraction after epoch 1 of 3')):
         killed = train(folder, 'killed', stage, str(n), '0')
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert said in killed.stdout
+        assert said in killed.stdout + killed.stderr
         assert not (folder / 'killed').exists()
     other = command('train', '--offline', '--seed', '1', '--out', 'killed', folder=folder)
     assert other.returncode == 2 and 'with other settings' in other.stderr and 'seed 0 there, 1 here' in other.stderr
-    resumed = command('train', '--resume', 'killed', folder=folder)
+    (folder / 'elsewhere').mkdir()
+    resumed = command('train', '--resume', '../killed', folder=folder / 'elsewhere')
     assert resumed.returncode == 0, resumed.stderr
-    assert 'going on after epoch 5 of 6' in resumed.stdout
+    assert 'going on with fine tuning after epoch 5 of 6' in resumed.stdout
     assert results(folder, 'killed') == results(folder, 'whole')
     assert {path.name for path in (folder / 'killed').iterdir()} == {path.name for path in (folder / 'whole').iterdir()}
 

@@ -96,21 +96,32 @@ Kept = Annotated[str, typer.Option('--activations', help='float16 or float32: ho
 EngineName = Annotated[str, typer.Option('--engine', help='tensorflow, openvino or onnxruntime runs the frozen layers; auto takes the fastest that is installed.')]
 
 # %% ../nbs/21_command_line.ipynb #cell019
-def _resume(context: typer.Context, folder: Path) -> dict:
-    "The settings of an unfinished run. Raises `InputError` if there is none, or if others are given too."
+def _resume(context: typer.Context, out: Path) -> tuple[dict, Path]:
+    "The settings of the unfinished run for `out`, and `out`, in the folder it was begun in. Raises `InputError` if there is none, or if others are given too."
     given = [f'--{name.replace("_", "-")}' for name in context.params if name != 'resume' and context.get_parameter_source(name).name == 'COMMANDLINE']
     if given:
         raise InputError(f'--resume takes the settings of the unfinished run: leave out {", ".join(given)}')
-    settings = read_settings(folder)
+    settings = read_settings(out)
     if settings is None:
-        raise InputError(f'there is no unfinished run for {folder}: nothing to resume')
-    return settings
+        raise InputError(f'there is no unfinished run for {out}: nothing to resume')
+    begun_in = Path(settings['folder'])
+    if begun_in.is_dir() and not begun_in.samefile(Path.cwd()):
+        out = out.absolute()
+        os.chdir(begun_in)
+    return settings, out
 
 # %% ../nbs/21_command_line.ipynb #cell020
-def _train(out: Path, settings: dict) -> None:
+def _check_apart(out: Path, data: str | None) -> None:
+    "Raise `InputError` if the results would lie among the photos."
+    if data and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+        raise InputError(f'{out} lies in {data}, where each sub-folder is a class: choose an --out outside of it')
+
+
+def _train(settings: dict, out: Path) -> None:
     "Train in the unfinished folder for `out`; print the results and what is in it in the end."
     if settings['offline']:
         os.environ[SWITCH] = '1'
+    _check_apart(out, settings['run']['data_name'])
     with unfinished(out, settings) as folder:
         load_tensorflow()
         from transfer_cvd.runs import results_table, run
@@ -158,9 +169,9 @@ def train(
                     fine_tune_from=fine_tune_from, schedule=schedule, precision=precision, augment=augment, dropout=dropout, weigh_classes=class_weights, max_broken=max_broken,
                     seed=seed, tensorboard=tensorboard),
         'store': dict(folder=None if no_cache else str(cache_dir or ''), limit=cache_limit, dtype=activations, engine=engine),
-        'offline': offline or is_offline(),
+        'offline': offline or is_offline(), 'folder': os.getcwd(),  # to which relative paths belong
     }
-    _train(resume or out, _resume(context, resume) if resume else settings)
+    _train(*(_resume(context, resume) if resume else (settings, out)))
 
 # %% ../nbs/21_command_line.ipynb #cell024
 @app.command()

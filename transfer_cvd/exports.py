@@ -80,7 +80,8 @@ def describe(
         'class_names': classifier.class_names,
         'image_size': size,
         'facts': classifier.facts,
-        'input': f'float32 (n, {size}, {size}, 3), RGB scaled to [-1, 1], then resized bilinearly, pixels at their centres, without smoothing',
+        'input': f'float32 (n, {size}, {size}, 3), upright RGB; a photo whose shorter side has {4 * size} pixels or more is first halved, by the mean of '
+                 f'2 x 2 pixels, as often as that side keeps {2 * size}; then scaled to [-1, 1] and resized bilinearly, pixels at their centres, without smoothing',
         'output': f'float32 (n, {len(classifier.class_names)}), the probability of each class',
     }, indent=2)
 
@@ -380,6 +381,8 @@ def _compare(classifier, path: Path, format: str, tested: Samples) -> dict:
 def _new_place(path: str | Path, suffix: str) -> Path:
     "The path with the format's suffix. Raises `InputError` for a folder that is in use."
     path = Path(path)
+    if not path.name:
+        raise InputError(f'{path} is no name for an export: choose one, such as {path / "pets"}')
     path = path if path.suffix == suffix else path.with_name(path.name + suffix)
     if path.is_dir() and (suffix or any(path.iterdir())) or path.exists() and not suffix and not path.is_dir():
         raise InputError(f'{printable(path)} is in use: choose another name; it was left as it is')

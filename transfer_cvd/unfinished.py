@@ -31,6 +31,7 @@ def work_folder(
     out: Path,  # where the results will be
 ) -> Path:
     """Return the folder beside `out` in which they grow."""
+    out = out if out.name else out.absolute()
     return out.with_name(out.name + SUFFIX)
 
 
@@ -51,6 +52,15 @@ def _differences(known: dict, asked: dict, name: str = '') -> list[str]:
     return [] if known == asked else [f'{name} {known} there, {asked} here']
 
 # %% ../nbs/20_unfinished.ipynb #cell008
+def _check_place(out: Path) -> None:
+    "Raise `InputError` for a place that results cannot be moved to in the end."
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f'{printable(out)} is in use: choose another --out; it was left as it is')
+    if out.is_symlink() or os.path.ismount(out) or (out.exists() and out.samefile(Path.cwd())):
+        raise InputError(f'{printable(out)} is a link, a mounted folder or the folder you are in, to which results cannot be moved in one step: '
+                         f'choose a folder in it, such as --out {printable(out / "run")}')
+
+
 def _begin(out: Path, work: Path, settings: dict) -> bool:
     "Take the folder for a new run or for the same one, and return whether it is a new one; refuse it otherwise."
     known = read_settings(out)
@@ -71,6 +81,13 @@ def _is_bare(work: Path) -> bool:
     "Whether there is nothing in the folder that would be a loss."
     return not any(path.is_file() and path.name not in (LOCK, SETTINGS) for path in work.rglob('*'))
 
+
+def _flush(work: Path) -> None:
+    "Have the system write the content of all files to the disk."
+    for path in filter(Path.is_file, work.rglob('*')):
+        with path.open('r+b') as file:
+            os.fsync(file.fileno())
+
 # %% ../nbs/20_unfinished.ipynb #cell009
 @contextmanager
 def unfinished(
@@ -79,17 +96,17 @@ def unfinished(
 ) -> Iterator[Path]:
     """Give the folder in which the run for `out` works, new or as an earlier run with the same settings left it; in the end it becomes `out`.
 
-    Raises `InputError` if `out` is in use, if another run works for it, or an unfinished one has other settings,
+    Raises `InputError` if `out` is in use or cannot be moved to, if another run works for it, or an unfinished one has other settings,
     and if there is no room or no permission to write; `Stopped` after Ctrl-C.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f'{printable(out)} is in use: choose another --out; it was left as it is')
+    _check_place(out)
     work, new = work_folder(out), False
     try:
         work.mkdir(parents=True, exist_ok=True)
         with FileLock(work / LOCK, timeout=0):
             new = _begin(out, work, settings)
             yield work
+            _flush(work)
             work.replace(out)
             for name in (SETTINGS, LOCK):
                 (out / name).unlink(missing_ok=True)
