@@ -144,8 +144,15 @@ def pass_rates(photos: int) -> dict:
     return {name: round(value, 1) for name, value in rates.items()} | {'engine': f'{engine.name}, {engine.precision}'}
 
 
+def two_sizes(seed: int, size: Size, part: int, schedule: str, engine: str) -> dict:
+    """A run on so small a part of the photos, and directly after it one on all of them."""
+    few, all_of_them = (ours(seed, size._replace(photos=photos), schedule, engine) for photos in (size.photos // part, size.photos))
+    return {'few': few, 'all': all_of_them}
+
+
 def make_train(seed: int, size: Size) -> dict:
-    """`make train` twice, the first time with no activations kept."""
+    """`make train` twice, after all was installed, the first time with no activations kept."""
+    subprocess.run(['make', '.venv/.train'], cwd=ROOT, check=True)
     environment = {name: value for name, value in os.environ.items() if name not in ('TFDS_DATA_DIR', 'KERAS_HOME')}
     before = set((ROOT / 'runs').glob('*'))
     with tempfile.TemporaryDirectory() as cache:
@@ -162,9 +169,9 @@ RUNS = {
     'tutorial, plain': partial(ours, schedule='tutorial', engine='tensorflow'),
     'fast, plain': partial(ours, schedule='fast', engine='tensorflow'),
     'frozen pass': lambda seed, size: in_new_process(pass_rates, size.photos),
-    'a tenth, [fast]': lambda seed, size: ours(seed, size._replace(photos=size.photos // 10), 'tutorial', 'auto'),
-    'a tenth, plain': lambda seed, size: ours(seed, size._replace(photos=size.photos // 10), 'tutorial', 'tensorflow'),
-    'an eighth, [fast]': lambda seed, size: ours(seed, size._replace(photos=size.photos // 8), 'tutorial', 'auto'),
+    'memory, plain': partial(two_sizes, part=10, schedule='fast', engine='tensorflow'),
+    'memory, openvino': partial(two_sizes, part=10, schedule='fast', engine='openvino'),
+    'growth': partial(two_sizes, part=8, schedule='tutorial', engine='auto'),
     'make train': make_train,
 }
 
@@ -179,6 +186,29 @@ def until_trained(row: dict) -> float:
     return sum(row['stages'].get(stage, 0) for stage in ('data', 'feature_extraction', 'fine_tuning'))
 
 
+def epoch_lengths(row: dict) -> list[float]:
+    """Seconds of each epoch of a run, validation included."""
+    ends = [0.0] + [epoch['seconds'] for epoch in row['history']]
+    return [end - start for start, end in zip(ends, ends[1:])]
+
+
+def at_least(row: dict, stages: int) -> float:
+    """Seconds that the tutorial as written would have taken for one stage or two, had each epoch been as short as the shortest of its stage."""
+    lengths, n = epoch_lengths(row), row['epochs']
+    return n * sum(min(lengths[n * stage:n * (stage + 1)]) for stage in range(stages))
+
+
+def of_a_photo(row: dict) -> float:
+    """Milliseconds a photo, from the photos to the trained network."""
+    return 1000 * until_trained(row) / row['n']
+
+
+def of_a_photo_and_epoch(row: dict) -> float:
+    """Milliseconds a photo in an epoch of fine-tuning, the median of all but its first, in which the network is built."""
+    lengths = epoch_lengths(row)
+    return 1000 * median(lengths[len(lengths) // 2 + 1:]) / row['n']
+
+
 class Comparison(NamedTuple):
     """A row of the table: what is measured on one run, over what is measured on another of the same seed."""
 
@@ -188,49 +218,58 @@ class Comparison(NamedTuple):
     over: tuple[str, Callable]
     under: tuple[str, Callable]
     unit: str = 's'
+    least: Callable | None = None  # what the first would be at the least
 
 
-HEAD, TRAINED, PEAK = ('as written', until_head), ('as written', until_trained), lambda row: row['peak_gigabytes']
+HEAD, TRAINED = ('as written', until_head), ('as written', until_trained)
+LEAST_HEAD, LEAST_TRAINED = partial(at_least, stages=1), partial(at_least, stages=2)
 COMPARISONS = [
-    Comparison('features', 'feature extraction, plain', 'at least 10', HEAD, ('tutorial, plain', until_head)),
-    Comparison('features', 'feature extraction, [fast]', 'at least 20', HEAD, ('tutorial, [fast]', until_head)),
-    Comparison('tutorial', 'whole tutorial schedule, plain', 'at least 3', TRAINED, ('tutorial, plain', until_trained)),
-    Comparison('tutorial', 'whole tutorial schedule, [fast]', 'at least 4', TRAINED, ('tutorial, [fast]', until_trained)),
-    Comparison('fast', 'as written : `--schedule fast`, plain', 'at least 12', TRAINED, ('fast, plain', until_trained)),
-    Comparison('fast', 'as written : `--schedule fast`, [fast]', 'at least 20', TRAINED, ('fast, [fast]', until_trained)),
-    Comparison('second', 'feature extraction, `train` a second time', 'at least 30', HEAD, ('tutorial, [fast]', lambda row: until_head(row['again']))),
+    Comparison('features', 'feature extraction, plain', 'at least 10', HEAD, ('tutorial, plain', until_head), least=LEAST_HEAD),
+    Comparison('features', 'feature extraction, [fast]', 'at least 20', HEAD, ('tutorial, [fast]', until_head), least=LEAST_HEAD),
+    Comparison('tutorial', 'whole tutorial schedule, plain', 'at least 3', TRAINED, ('tutorial, plain', until_trained), least=LEAST_TRAINED),
+    Comparison('tutorial', 'whole tutorial schedule, [fast]', 'at least 4', TRAINED, ('tutorial, [fast]', until_trained), least=LEAST_TRAINED),
+    Comparison('fast', 'as written : `--schedule fast`, plain', 'at least 12', TRAINED, ('fast, plain', until_trained), least=LEAST_TRAINED),
+    Comparison('fast', 'as written : `--schedule fast`, [fast]', 'at least 20', TRAINED, ('fast, [fast]', until_trained), least=LEAST_TRAINED),
+    Comparison('second', 'feature extraction, `train` a second time', 'at least 30', HEAD,
+               ('tutorial, [fast]', lambda row: until_head(row['again'])), least=LEAST_HEAD),
     Comparison('pass', 'frozen pass : 1 / (1 / engine alone + 1 / decoding alone)', 'at least 0.9',
                ('frozen pass', lambda row: row['pass']), ('frozen pass', lambda row: row['possible']), 'photos/s'),
-    Comparison('memory', 'peak memory, {all} photos : {tenth}, plain', 'at most 1.1, under 2 GB', ('tutorial, plain', PEAK), ('a tenth, plain', PEAK), 'GB'),
-    Comparison('memory', 'peak memory, {all} photos : {tenth}, [fast]', 'at most 1.1, under 2 GB', ('tutorial, [fast]', PEAK), ('a tenth, [fast]', PEAK), 'GB'),
-    Comparison('growth', 'time per photo, {all} photos : {eighth}, [fast]', 'at most 1.1', ('tutorial, [fast]', lambda row: 1000 * until_trained(row) / row['n']),
-               ('an eighth, [fast]', lambda row: 1000 * until_trained(row) / row['n']), 'ms'),
+    *(Comparison('memory', f'peak memory, {{all}} photos : {{tenth}}, `--schedule fast`, {name} for both', 'at most 1.1, under 2 GB',
+                 (run, lambda row: row['all']['peak_gigabytes']), (run, lambda row: row['few']['peak_gigabytes']), 'GB')
+      for name, run in (('TensorFlow', 'memory, plain'), ('OpenVINO', 'memory, openvino'))),
+    Comparison('growth', 'time per photo, {all} photos : {eighth}, [fast]', 'at most 1.1',
+               ('growth', lambda row: of_a_photo(row['all'])), ('growth', lambda row: of_a_photo(row['few'])), 'ms'),
+    Comparison('growth', 'time per photo in an epoch of fine-tuning, {all} photos : {eighth}', 'at most 1.1',
+               ('growth', lambda row: of_a_photo_and_epoch(row['all'])), ('growth', lambda row: of_a_photo_and_epoch(row['few'])), 'ms'),
     Comparison('offline', 'offline `make train`, first time : second time', 'second under 120 s',
                ('make train', lambda row: row['first_seconds']), ('make train', lambda row: row['second_seconds'])),
 ]
 
 
-def paired(rows: list[dict], comparison: Comparison) -> list[tuple[float, float, bool]]:
-    """Both values for each seed that has both runs, from one kind of machine, and whether these had the machine to themselves."""
+def paired(rows: list[dict], comparison: Comparison) -> list[tuple[dict, dict]]:
+    """Both runs for each seed that has both, from one kind of machine."""
     by_run = [{(row['seed'], row['processor']): row for row in rows if row['run'] == run} for run, _ in (comparison.over, comparison.under)]
-    pairs = [(by_run[0][same], by_run[1][same]) for same in by_run[0] if same in by_run[1]]
-    return [(comparison.over[1](a), comparison.under[1](b), a['alone'] and b['alone']) for a, b in pairs]
+    return [(by_run[0][same], by_run[1][same]) for same in by_run[0] if same in by_run[1]]
+
+
+def ratio_line(comparison: Comparison, pairs: list[tuple[dict, dict]], what: str) -> str:
+    """A line of the table: the median of the ratios, their range, and the medians of both sides."""
+    sides = [[comparison.over[1](a) for a, _ in pairs], [comparison.under[1](b) for _, b in pairs]]
+    ratios = [over / under for over, under in zip(*sides)]
+    digits = 2 if comparison.unit == 'GB' else 1
+    mark = '' if comparison.unit == 'GB' or all(row['alone'] for pair in pairs for row in pair) else '*'
+    least = f'{median(comparison.least(a) / under for (a, _), under in zip(pairs, sides[1])):.2f}' if comparison.least else ''
+    shown = ' | '.join(f'{median(values):,.{digits}f} {comparison.unit}' for values in sides)
+    return f'| {what} | {comparison.goal} | {median(ratios):.2f}{mark} | {min(ratios):.2f} to {max(ratios):.2f} | {least} | {len(pairs)} | {shown} |'
 
 
 def ratio_table(rows: list[dict], size: Size) -> list[str]:
-    """A line for each comparison, with the medians and the range of the ratios."""
-    lines = ['| ratio, as written : ours where nothing else is said | goal | median | lowest to highest | runs | one side | other side |', '| --- ' * 7 + '|']
+    """A line for each comparison."""
+    lines = ['| ratio, as written : ours where nothing else is said | goal | median | lowest to highest | at the least | runs | one side | other side |', '| --- ' * 8 + '|']
     for comparison in COMPARISONS:
-        pairs = paired(rows, comparison)
         what = comparison.what.format(all=f'{size.photos:,}', tenth=f'{size.photos // 10:,}', eighth=f'{size.photos // 8:,}')
-        if not pairs:
-            lines.append(f'| {what} | {comparison.goal} | not run | | | | |')
-            continue
-        ratios = [over / under for over, under, _ in pairs]
-        digits = 2 if comparison.unit == 'GB' else 1
-        sides = [f'{median(values):,.{digits}f} {comparison.unit}' for values in list(zip(*pairs))[:2]]
-        mark = '' if comparison.unit == 'GB' or all(alone for *_, alone in pairs) else '*'
-        lines.append(f'| {what} | {comparison.goal} | {median(ratios):.2f}{mark} | {min(ratios):.2f} to {max(ratios):.2f} | {len(pairs)} | {sides[0]} | {sides[1]} |')
+        pairs = paired(rows, comparison)
+        lines.append(ratio_line(comparison, pairs, what) if pairs else f'| {what} | {comparison.goal} | not run | | | | | |')
     return lines
 
 
@@ -238,7 +277,7 @@ def predict_lines() -> list[str]:
     """A line for each exported file, from the table that exports.py wrote."""
     page = RESULTS / 'exports.md'
     seconds = dict(re.findall(r'^\| (\w+) \|.*\| ([\d.]+) \|$', page.read_text() if page.exists() else '', re.MULTILINE))
-    return [f'| `predict` of one photo, cold, {name} : Keras (exports.md) | at most 0.2 | {float(seconds[form]) / float(seconds["keras"]):.2f} | | 1 '
+    return [f'| `predict` of one photo, cold, {name} : Keras (exports.md) | at most 0.2 | {float(seconds[form]) / float(seconds["keras"]):.2f} | | | 1 '
             f'| {seconds[form]} s | {seconds["keras"]} s |' for form, name in (('litert', 'LiteRT'), ('onnx', 'ONNX')) if form in seconds]
 
 
@@ -263,6 +302,12 @@ def accuracy_table(rows: list[dict]) -> list[str]:
     return lines
 
 
+def spread(rows: list[dict]) -> str:
+    """How long epochs of the tutorial's first stage took, where they were measured."""
+    lengths = [length for row in rows if row['run'] == 'as written' for length in epoch_lengths(row)[1:row['epochs']]]
+    return f' (on a machine that is shared with others, epochs of feature extraction took from {min(lengths):.0f} to {max(lengths):.0f} s)' if lengths else ''
+
+
 def table(rows: list[dict], size: Size) -> str:
     """All results as a page of Markdown."""
     engines = sorted({row['engine'] for row in rows if isinstance(row.get('engine'), str)})
@@ -272,7 +317,8 @@ def table(rows: list[dict], size: Size) -> str:
         f'{DATA}, {size.photos:,} photos for training and an eighth of it each for validation and for testing, {BASE} at 160 pixels; the tutorial\'s schedule is '
         f'{size.epochs} and {size.epochs} epochs, batches of 32, batch normalization of the unfrozen layers in training mode on both sides. Seconds are counted from the photos to the trained '
         'network, with ours from an empty cache, choosing and preparing the engine included, and leave out importing TensorFlow and testing on both sides. Each run has a process of its own; '
-        'a ratio is one of two runs with the same seed. "plain" is TensorFlow in the frozen pass, "[fast]" the engine chosen by `--engine auto`'
+        'a ratio is one of two runs with the same seed. "At the least" is the median of what it would be had each epoch of the tutorial as written been as short as '
+        f'the shortest of its stage{spread(rows)}; ours are taken as they were. "plain" is TensorFlow in the frozen pass, "[fast]" the engine chosen by `--engine auto`'
         f'{" (" + "; ".join(engines) + ")" if engines else ""}. Both sides reuse memory (`TF_CPU_ALLOCATOR_USE_BFC=1`).\n',
         *ratios, *predict_lines(),
     ]

@@ -1,9 +1,10 @@
-"""How many epochs the fast schedule should have, by the number of photos: accuracy on photos of cats_vs_dogs that neither were trained on nor decided anything.
+"""The schedules on few photos, the fast one with several numbers of epochs: accuracy on photos of cats_vs_dogs that neither were trained on nor decided anything.
 
     python benchmarks/few_photos.py            # about half an hour; goes on where it stopped
 
-Each row begins with a head that is trained to its end on so many photos. An eighth as many others decide whether the end of
-fine-tuning is kept or that start, as in a run on a folder. All of it is done on kept activations.
+The fast schedule begins with a head that is trained to its end on so many photos. An eighth as many others decide whether the end
+of fine-tuning is kept or that start, as in a run on a folder. The tutorial's has ten epochs for the head and ten for fine-tuning.
+All of it is done on kept activations.
 Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
 """
 import argparse
@@ -23,7 +24,7 @@ from transfer_cvd.data import load_data
 from transfer_cvd.feature_extraction import add_head, compile_classifier, freeze, what_to_keep
 from transfer_cvd.fine_tuning import parts_to_train
 from transfer_cvd.own_photos import choose_penalty
-from transfer_cvd.schedules import FAST_BATCH, FAST_RATE, warm_up_and_cosine
+from transfer_cvd.schedules import FAST_BATCH, FAST_RATE, fast_epochs, warm_up_and_cosine
 from transfer_cvd.store import Kept, Store, keep, read_kept
 
 BASE = 'mobilenet_v2'
@@ -38,28 +39,69 @@ def everything() -> list[Kept]:
     return keep(store, load_data('cats_vs_dogs'), 'train', *what_to_keep(freeze(base_model(BASE)), FINE_TUNE_FROM[BASE], store.dtype))
 
 
+def drawn(photos: int, seed: int) -> list[np.ndarray]:
+    """Places of the photos to train on, of an eighth as many to decide by, and of the others that are asked about."""
+    rows = np.random.default_rng(seed).permutation(len(everything()[0].places))[:photos * 9 // 8 + OTHERS]
+    return np.split(rows, [photos, photos * 9 // 8])
+
+
+def batches(kept: Kept, places: np.ndarray, size: int) -> tf.data.Dataset:
+    """What is kept of these photos, in order."""
+    return read_kept(kept, tf.data.Dataset.from_tensor_slices(places).batch(size))
+
+
+def shuffled(kept: Kept, places: np.ndarray, size: int, epochs: int, seed: int) -> tf.data.Dataset:
+    """So many epochs of them, each in another order."""
+    return read_kept(kept, tf.data.Dataset.from_tensor_slices(places).shuffle(len(places), seed).batch(size).repeat(epochs))
+
+
+def as_the_tutorial(photos: int, seed: int) -> dict:
+    """Loss and accuracy on the others after the tutorial's ten epochs of the head and after ten more of fine-tuning, with batches of 32."""
+    keras.utils.set_random_seed(seed)
+    (pooled, tensors), (train, _, others) = everything(), drawn(photos, seed)
+    model = add_head(freeze(base_model(BASE)), 2, seed)
+    head, found, steps = keras.Sequential([keras.Input(pooled.values.shape[1:]), model.layers[-1]]), {}, math.ceil(photos / 32)
+    for stage, kept, rate in (('head', pooled, 1e-4), ('tuned', tensors, 1e-5)):
+        part = compile_classifier(head if stage == 'head' else parts_to_train(model, FINE_TUNE_FROM[BASE])[1], rate)
+        part.fit(shuffled(kept, train, 32, 10, seed), steps_per_epoch=steps, epochs=10, shuffle=False, verbose=0)
+        found[stage] = part.evaluate(batches(kept, others, 64), verbose=0)
+    return found
+
+
 def measure(photos: int, seed: int) -> dict:
     """Loss and accuracy on the others of the head and of what the fast schedule makes of it in so and so many epochs; and which of both would be kept."""
     keras.utils.set_random_seed(seed)
-    pooled, tensors = everything()
-    rows = np.random.default_rng(seed).permutation(len(pooled.places))[:photos * 9 // 8 + OTHERS]
-    train, validation, others = np.split(rows, [photos, photos * 9 // 8])
+    (pooled, tensors), (train, validation, others) = everything(), drawn(photos, seed)
     features, labels = pooled.values[pooled.places[train]], pooled.labels[pooled.places[train]]
     regression = LogisticRegression(C=1 / choose_penalty(features, labels, train, seed=seed), max_iter=1000).fit(features, labels)
     model = add_head(base_model(BASE), 2, seed)
     model.layers[-1].set_weights([regression.coef_.T, regression.intercept_])
     _, above = parts_to_train(model, FINE_TUNE_FROM[BASE], freeze_batch_norm=True)
     start, found, steps = above.get_weights(), {}, math.ceil(photos / FAST_BATCH)
-    positions = tf.data.Dataset.from_tensor_slices(train).shuffle(photos, seed).batch(FAST_BATCH)
-    asked, deciding = (read_kept(tensors, tf.data.Dataset.from_tensor_slices(some).batch(FAST_BATCH)) for some in (others, validation))
+    asked, deciding = (batches(tensors, some, FAST_BATCH) for some in (others, validation))
     for epochs in EPOCHS[photos]:
         above.set_weights(start)
         compile_classifier(above, FAST_RATE, keras.optimizers.AdamW(warm_up_and_cosine(epochs * steps)))
         before = above.evaluate(deciding, verbose=0)[0]
         found.setdefault('head', above.evaluate(asked, verbose=0))
-        history = fit(above, lambda first: read_kept(tensors, positions.repeat(epochs)), steps, deciding, epochs, verbose=0)
+        history = fit(above, lambda first: shuffled(tensors, train, FAST_BATCH, epochs, seed), steps, deciding, epochs, verbose=0)
         found[f'{epochs} epochs'] = [*above.evaluate(asked, verbose=0), history['val_loss'][-1] < before]
     return found
+
+
+def both_schedules(rows: list[dict]) -> list[str]:
+    """A line for each number of photos: the tutorial's schedule beside the fast one with as many epochs as it has by default."""
+    lines = ['| photos | seeds | tutorial: accuracy, head | accuracy, fine-tuned | loss | fast: epochs | accuracy, head | accuracy after the choice | loss |', '| --- ' * 9 + '|']
+    for photos in EPOCHS:
+        tutorial, fast = ({row['seed']: row for row in rows if (row['photos'], row['schedule']) == (photos, name)} for name in ('tutorial', 'fast'))
+        seeds, epochs = sorted(tutorial.keys() & fast), fast_epochs(photos)
+        if seeds:
+            heads, ends = zip(*[(fast[seed]['head'], fast[seed][f'{epochs} epochs']) for seed in seeds])
+            chosen = [end if end[2] else head for head, end in zip(heads, ends)]
+            lines.append(f'| {photos:,} | {len(seeds)} | {mean(tutorial[seed]["head"][1] for seed in seeds):.4f} | {mean(tutorial[seed]["tuned"][1] for seed in seeds):.4f} '
+                         f'| {mean(tutorial[seed]["tuned"][0] for seed in seeds):.4f} | {epochs} | {mean(head[1] for head in heads):.4f} | {mean(end[1] for end in chosen):.4f} '
+                         f'| {mean(end[0] for end in chosen):.4f} |')
+    return lines
 
 
 def table(rows: list[dict]) -> str:
@@ -69,12 +111,13 @@ def table(rows: list[dict]) -> str:
              'than the start, on an eighth as many photos; "after the choice" is the accuracy when the start is kept otherwise.\n',
              '| photos | epochs | steps | seeds | accuracy, head | accuracy, end | kept | accuracy after the choice | loss, head | loss, end |', '| --- ' * 10 + '|']
     for photos, tried in EPOCHS.items():
-        group = [row for row in rows if row['photos'] == photos]
+        group = [row for row in rows if (row['photos'], row['schedule']) == (photos, 'fast')]
         for epochs in tried if group else ():
             ends = [(row['head'], row[f'{epochs} epochs']) for row in group]
             chosen = mean((end if end[2] else head)[1] for head, end in ends)
             lines.append(f'| {photos:,} | {epochs} | {epochs * math.ceil(photos / FAST_BATCH)} | {len(group)} | {mean(head[1] for head, _ in ends):.4f} | {mean(end[1] for _, end in ends):.4f} '
                          f'| {sum(end[2] for _, end in ends)} of {len(ends)} | {chosen:.4f} | {mean(head[0] for head, _ in ends):.4f} | {mean(end[0] for _, end in ends):.4f} |')
+    lines += ['\nThe tutorial\'s schedule (ten epochs of the head, ten of fine-tuning) and what a run on a folder does by default, on the same photos:\n', *both_schedules(rows)]
     return '\n'.join(lines) + '\n'
 
 
@@ -85,6 +128,7 @@ if __name__ == '__main__':
     rows = Rows(RESULTS / 'few_photos.jsonl')
     for seed in arguments.seeds:
         for photos in EPOCHS:
-            rows.get({'photos': photos, 'seed': seed}, lambda: measure(photos, seed))
+            for schedule, work in (('fast', measure), ('tutorial', as_the_tutorial)):
+                rows.get({'photos': photos, 'seed': seed, 'schedule': schedule}, lambda: work(photos, seed))
             (RESULTS / 'few_photos.md').write_text(table(rows.rows))
     print(table(rows.rows))

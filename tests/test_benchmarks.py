@@ -17,8 +17,10 @@ def benchmark(monkeypatch):
 
 
 def made_up(run, seed, head, tuning, **facts):
+    ends = [head / 10 + 30, *(head * i / 10 for i in range(2, 11)), *(head + tuning * i / 10 for i in range(1, 11))]  # the second epoch is 30 s shorter
     return {'run': run, 'seed': seed, 'alone': True, 'stages': {'data': 1.0, 'feature_extraction': head - 1, 'fine_tuning': tuning, 'test': 99.0},
-            'validation': 0.98, 'test': 0.97, 'validation_features': 0.97, 'peak_gigabytes': 1.0, 'n': 9000, 'history': [],
+            'validation': 0.98, 'test': 0.97, 'validation_features': 0.97, 'peak_gigabytes': 1.0, 'n': 9000, 'epochs': 10,
+            'history': [{'epoch': i + 1, 'seconds': end, 'val_accuracy': 0.9} for i, end in enumerate(ends)],
             'date': '2026-01-01', 'processor': 'Some CPU'} | facts
 
 
@@ -27,12 +29,20 @@ def test_ratios_are_of_runs_with_the_same_seed(benchmark):
     rows = [made_up('as written', seed, 400 + 40 * seed, 600) for seed in (0, 1, 2)]
     rows += [made_up('tutorial, plain', 0, 40, 160), made_up('tutorial, plain', 1, 20, 160, validation=0.99)]
     lines = {line.split(' |')[0].strip('| '): line for line in compare.ratio_table(rows, compare.Size())}
-    assert '| 16.00 | 10.00 to 22.00 | 2 | 420.0 s | 30.0 s |' in lines['feature extraction, plain']
-    assert '| 5.39 | 5.00 to 5.78 | 2 |' in lines['whole tutorial schedule, plain']
+    assert '| 16.00 | 10.00 to 22.00 | 4.75 | 2 | 420.0 s | 30.0 s |' in lines['feature extraction, plain']
+    assert '| 5.39 | 5.00 to 5.78 | 3.81 | 2 |' in lines['whole tutorial schedule, plain']
     assert '| not run |' in lines['whole tutorial schedule, [fast]']
-    assert 'peak memory, 8,000 photos : 800, plain' in lines
+    assert 'peak memory, 8,000 photos : 800, `--schedule fast`, OpenVINO for both' in lines
     ours = next(line for line in compare.accuracy_table(rows) if line.startswith('| tutorial, plain'))
     assert '| 0.9850 | +0.0050 |' in ours
+
+
+def test_growth_is_that_of_two_runs_in_a_row(benchmark):
+    compare = benchmark('compare')
+    row = made_up('growth', 0, 0, 0) | {'few': made_up('', 0, 10, 20, n=1000), 'all': made_up('', 0, 55, 180)}
+    lines = [line for line in compare.ratio_table([row], compare.Size()) if '1,000' in line]
+    assert '| 0.87 | 0.87 to 0.87 |  | 1 | 26.1 ms | 30.0 ms |' in lines[0]
+    assert '| 1.00 | 1.00 to 1.00 |  | 1 | 2.0 ms | 2.0 ms |' in lines[1]
 
 
 def test_ratios_of_times_are_marked_when_other_work_ran(benchmark):

@@ -1,5 +1,6 @@
 """Where activations find no room, all photos go through the whole network: the same training, and the report says which it was."""
 import keras
+import numpy as np
 import pytest
 
 from transfer_cvd.data import load_data
@@ -19,7 +20,7 @@ def data(pets):
 def base():
     keras.utils.set_random_seed(0)
     photos, layers = keras.Input((32, 32, 3)), keras.layers
-    below = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, strides=4)(photos)))
+    below = layers.ReLU()(layers.BatchNormalization(name='normalization')(layers.Conv2D(8, 3, strides=4)(photos)))
     return keras.Model(photos, layers.Conv2D(8, 1, name='last')(below))
 
 
@@ -38,6 +39,21 @@ def test_photos_are_mirrored_without_room_too(base, data, stores):
     plain, mirrored = (losses(base, data, stores[False], augment) for augment in ('none', 'flip'))
     assert plain == pytest.approx(losses(base, data, stores[True], 'none'), abs=1e-4)
     assert mirrored != pytest.approx(plain, abs=1e-4)
+
+
+def test_both_ways_end_with_the_same_weights(base, data, stores, tmp_path):
+    """Each variable by itself: kernels, and the moving statistics of batch normalization in training mode."""
+    start, ends = base.get_weights(), []
+    for store in (Store(tmp_path, dtype='float32', engine='tensorflow'), stores[False]):
+        base.set_weights(start)
+        model = train_head(base, data, 1, verbose=0, store=store)
+        fine_tune(model, data, 'normalization', 2, learning_rate=0.001, verbose=0, store=store)
+        ends.append(base.get_weights())
+    base.set_weights(start)
+    moved = [np.abs(end - weights).max() for weights, end in zip(start, ends[0])]
+    apart = [np.abs(one - other).max() for one, other in zip(*ends)]
+    assert sum(length > 0 for length in moved) == 6, 'scale, centre, both statistics, and the last kernel and bias'
+    assert all(distance <= length / 500 for distance, length in zip(apart, moved))
 
 
 @pytest.mark.parametrize('room, precision', [(True, 'bfloat16'), (False, 'float32')])

@@ -75,8 +75,7 @@ def train_long(
     data: Data,  # the photos
     epochs: int,  # 1 or more
     augment: str = 'none',  # 'flip': each photo is mirrored at random each time it is seen; 'full': also turned
-    key: str = '',  # see `transfer_cvd.checkpoints.fit`
-    **arguments,  # others of it
+    **arguments,  # of `transfer_cvd.checkpoints.fit`
 ) -> dict:
     """Train `model` on photos, all of which go through all of it in each epoch; return the history, with False for `activations`."""
     if augment != 'none':
@@ -85,8 +84,7 @@ def train_long(
         model = keras.Sequential([keras.layers.RandomFlip('horizontal', seed=data.seed), *turn, *model.layers])
         model.compile_from_config(compiled)
     photos = data.format(data.raw_train)
-    history = fit(model, lambda first: data.epochs(photos, epochs, first), len(data.train), data.validation, epochs,
-                  key=f'{key} on photos', **arguments)
+    history = fit(model, lambda first: data.epochs(photos, epochs, first), len(data.train), data.validation, epochs, **arguments)
     return history | {'activations': False}
 
 # %% ../nbs/02_feature_extraction.ipynb #cell042
