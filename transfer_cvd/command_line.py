@@ -106,7 +106,7 @@ def _resume(context: typer.Context, out: Path) -> tuple[dict, Path]:
         raise InputError(f'there is no unfinished run for {out}: nothing to resume')
     begun_in = Path(settings['folder'])
     if begun_in.is_dir() and not begun_in.samefile(Path.cwd()):
-        out = out.absolute()
+        out = out.resolve()
         os.chdir(begun_in)
     return settings, out
 
