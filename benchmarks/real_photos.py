@@ -1,4 +1,4 @@
-"""The tutorial's schedule on real photos: accuracy after each stage, with batch normalization frozen and in training mode.
+"""The tutorial's schedule on real photos: accuracy after each stage, with batch normalization in training mode, and frozen with and without early stopping.
 
     python benchmarks/real_photos.py            # about 10 minutes a row; goes on where it stopped
 
@@ -19,7 +19,14 @@ from transfer_cvd.fine_tuning import fine_tune
 BASE = 'mobilenet_v2'
 
 
-def run(seed: int, freeze_batch_norm: bool, epochs: int) -> dict:
+MODES = {  # arguments of `fine_tune`
+    'training mode': {},
+    'frozen': {'freeze_batch_norm': True},
+    'frozen, stopped early': {'freeze_batch_norm': True, 'keep': 'best', 'patience': 2},
+}
+
+
+def run(seed: int, mode: str, epochs: int) -> dict:
     """Both stages with one seed: losses and accuracies on validation and test photos, seconds, peak memory."""
     keras.utils.set_random_seed(seed)
     with PeakMemory() as peak:
@@ -29,20 +36,20 @@ def run(seed: int, freeze_batch_norm: bool, epochs: int) -> dict:
         head_seconds = time.perf_counter() - started
         head_test = model.evaluate(data.test, verbose=0)
         started = time.perf_counter()
-        model = fine_tune(model, data, FINE_TUNE_FROM[BASE], epochs, freeze_batch_norm=freeze_batch_norm, verbose=2)
+        model = fine_tune(model, data, FINE_TUNE_FROM[BASE], epochs, verbose=2, **MODES[mode])
         tuning_seconds = time.perf_counter() - started
-        tuned_test = model.evaluate(data.test, verbose=0)
+        tuned_validation, tuned_test = (model.evaluate(photos, verbose=0) for photos in (data.validation, data.test))
     first, second = (model.histories[stage] for stage in ('feature_extraction', 'fine_tuning'))
     return {
         'photos': {split: sum(classes.values()) for split, classes in data.counts.items()},
         'head_validation': first['val_accuracy'][-1], 'head_test': head_test[1], 'head_seconds': round(head_seconds, 1),
-        'tuned_validation': second['val_accuracy'][-1], 'tuned_validation_loss': second['val_loss'][-1],
+        'epochs_done': len(second['loss']), 'tuned_validation': tuned_validation[1], 'tuned_validation_loss': tuned_validation[0],
         'tuned_test': tuned_test[1], 'tuned_test_loss': tuned_test[0], 'tuning_seconds': round(tuning_seconds, 1),
         'peak_gigabytes': round(peak.gigabytes, 2),
     }
 
 
-COLUMNS = {'seed': 'seed', 'mode': 'batch norm', 'head_validation': 'validation, features', 'head_test': 'test, features',
+COLUMNS = {'seed': 'seed', 'mode': 'batch norm', 'epochs_done': 'epochs of fine-tuning', 'head_validation': 'validation, features', 'head_test': 'test, features',
            'tuned_validation': 'validation, fine-tuned', 'tuned_test': 'test, fine-tuned', 'tuned_test_loss': 'test loss',
            'head_seconds': 'features (s)', 'tuning_seconds': 'fine-tuning (s)', 'peak_gigabytes': 'peak memory (GB)'}
 
@@ -51,13 +58,14 @@ def table(rows: list[dict], epochs: int) -> str:
     """The rows, and the means of each mode, as a page of Markdown."""
     photos = ' / '.join(f'{n:,}' for n in rows[0]['photos'].values())
     lines = [f'# The tutorial\'s schedule on real photos\n\n{conditions(rows=rows)}.\n\ncats_vs_dogs, {photos} photos (training / validation / test), '
-             f'{BASE} at 160 pixels, {epochs} and {epochs} epochs; accuracies of the last epoch. Seconds are given for runs that had the machine to themselves.\n',
+             f'{BASE} at 160 pixels, {epochs} and {epochs} epochs. Stopped early: after two epochs in which the validation loss did not fall, and with the weights that had the lowest. Seconds are given for runs that had the machine to themselves.\n',
              '| ' + ' | '.join(COLUMNS.values()) + ' |', '| --- ' * len(COLUMNS) + '|']
-    for mode in dict.fromkeys(row['mode'] for row in rows):
+    for mode in [mode for mode in MODES if any(row['mode'] == mode for row in rows)]:
         group = [row for row in rows if row['mode'] == mode]
         mean = {'seed': 'mean', 'mode': mode} | {key: float(np.mean([row[key] for row in group])) for key in list(COLUMNS)[2:]}
+        mean['epochs_done'] = round(mean['epochs_done'], 1)
         for row in [*group, mean] if len(group) > 1 else group:
-            cells = ['' if 'seconds' in k and not row.get('alone') else f'{v:.0f}' if 'seconds' in k else f'{v:.2f}' if 'giga' in k else f'{v:.4f}' if isinstance(v, float) else str(v)
+            cells = [f'{v:g}' if k == 'epochs_done' else '' if 'seconds' in k and not row.get('alone') else f'{v:.0f}' if 'seconds' in k else f'{v:.2f}' if 'giga' in k else f'{v:.4f}' if isinstance(v, float) else str(v)
                      for k, v in ((key, row[key]) for key in COLUMNS)]
             lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines) + '\n'
@@ -68,12 +76,12 @@ if __name__ == '__main__':
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--epochs', type=int, default=10, help='epochs of each stage')
     parser.add_argument('--not-alone', action='store_true', help='other work runs on this machine: leave the seconds out')
-    parser.add_argument('--modes', nargs='+', default=['frozen', 'training mode'])
+    parser.add_argument('--modes', nargs='+', default=list(MODES), choices=MODES)
     arguments = parser.parse_args()
     rows = Rows(RESULTS / 'real_photos.jsonl')
     for seed in arguments.seeds:
         for mode in arguments.modes:
-            rows.get({'seed': seed, 'mode': mode, 'epochs': arguments.epochs}, lambda: run(seed, mode == 'frozen', arguments.epochs) | {'alone': not arguments.not_alone})
+            rows.get({'seed': seed, 'mode': mode, 'epochs': arguments.epochs}, lambda: run(seed, mode, arguments.epochs) | {'alone': not arguments.not_alone})
             page = table(rows.rows, arguments.epochs)
             (RESULTS / 'real_photos.md').write_text(page)
     print(page)
