@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from transfer_cvd import summary
 from transfer_cvd.data import show_batch
 from transfer_cvd.report_page import class_recalls, plot_per_class
 from transfer_cvd.summary import Predictions, plot_confusion
@@ -69,3 +70,10 @@ def test_a_dollar_sign_in_a_name_is_no_formula():
     names = ['$\\frac{$', *names[1:]]
     plot_confusion(predictions, names).canvas.draw()
     show_batch([np.zeros((8, 8, 3), np.uint8)], [0], names).canvas.draw()
+
+
+def test_a_stage_that_was_undone_has_the_figures_of_the_start_and_its_own_facts():
+    head = {'loss': [0.5], 'val_loss': [0.4], 'val_accuracy': [0.9], 'learning_rate': None, 'penalty': 10.0}
+    tuned = {'loss': [0.1, 0.1], 'val_loss': [0.6, 0.5], 'val_accuracy': [0.8, 0.8], 'learning_rate': 2e-4, 'kept': 0, 'precision': 'float32'}
+    found = summary._stage({'feature_extraction': head, 'fine_tuning': tuned}, 'fine_tuning')
+    assert found == {'loss': 0.4, 'accuracy': 0.9, 'epochs': 2, 'learning_rate': 2e-4, 'kept': 0, 'precision': 'float32'}

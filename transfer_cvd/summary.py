@@ -95,7 +95,8 @@ def _stage(histories: dict, name: str) -> dict | None:
     facts = {'epochs': len(stage['loss'])} | {name: stage[name] for name in ('learning_rate', 'penalty', 'activations', 'precision', 'kept') if name in stage}
     kept = stage.get('kept', len(stage['loss']))
     if kept == 0:  # no epoch was better than the start
-        return _stage(histories, 'feature_extraction') | facts
+        start = _stage(histories, 'feature_extraction')
+        return {figure: start[figure] for figure in ('loss', 'accuracy')} | facts
     return {'loss': stage['val_loss'][kept - 1], 'accuracy': stage['val_accuracy'][kept - 1]} | facts
 
 # %% ../nbs/04_summary.ipynb #cell019
