@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from measuring import RESULTS, conditions
 from transfer_cvd.activations import find_cut
+from transfer_cvd.data import format_example
 from transfer_cvd.drawn_pets import LABELS, draw_pet
 from transfer_cvd.efficientnet_lite0 import efficientnet_lite0
 from transfer_cvd.engines import PACKAGES, deviations, exported_engine, inference, installed, tensorflow_engine
@@ -40,14 +41,13 @@ def frozen_part(name: str, change=lambda base: base) -> keras.Model:
 
 def drawn_photos() -> np.ndarray:
     """A batch of drawn pets, float32 (32, 160, 160, 3) in [-1, 1]."""
-    drawn = [draw_pet(LABELS[i % 2], np.random.default_rng(i)) for i in range(BATCH)]
-    return np.stack([tf.image.resize(picture, (SIZE, SIZE)) for picture in drawn]) / np.float32(127.5) - 1
+    return np.stack([format_example(draw_pet(LABELS[i % 2], np.random.default_rng(i)), i % 2, SIZE)[0] for i in range(BATCH)])
 
 
 def real_photos() -> np.ndarray:
     """The first 32 photos of cats_vs_dogs, float32 (32, 160, 160, 3) in [-1, 1]."""
     photos = tfds.load('cats_vs_dogs', split=f'train[:{BATCH}]', as_supervised=True)
-    return np.stack([tf.image.resize(photo, (SIZE, SIZE)) for photo, _ in photos]) / np.float32(127.5) - 1
+    return np.stack([format_example(photo, label, SIZE)[0] for photo, label in photos])
 
 
 def timed(call) -> tuple[np.ndarray, object]:
@@ -121,7 +121,7 @@ def measure_rounding(network: str) -> str:
     """A line of the second table: 2,400 photos with and without rounding, and a head fitted to 1,600 of them."""
     exact, less = inference(frozen_part(network)), inference(frozen_part(network, rounded))
     photos = tfds.load('cats_vs_dogs', split='train[:2400]', as_supervised=True)
-    photos = photos.map(lambda photo, label: (tf.image.resize(photo, (SIZE, SIZE)) / 127.5 - 1, label), tf.data.AUTOTUNE)
+    photos = photos.map(lambda photo, label: format_example(photo, label, SIZE), tf.data.AUTOTUNE)
     worst, features, labels = np.zeros(2), [], []
     for batch, batch_labels in photos.batch(BATCH).prefetch(2):
         reference, outputs = [[output.numpy() for output in graph(batch)] for graph in (exact, less)]
