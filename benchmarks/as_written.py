@@ -45,7 +45,7 @@ def load_photos(name: str, splits: list[str]) -> list[tf.data.Dataset]:
 def load_base(offline: bool) -> tuple[keras.Model, str]:
     """The network without its top, and the first of its layers that fine-tuning trains."""
     if offline:
-        from transfer_cvd.efficientnet_lite0 import efficientnet_lite0
+        from transfer_cvd.networks.efficientnet_lite0 import efficientnet_lite0
 
         return efficientnet_lite0(SIZE), 'block_11_expand'
     return keras.applications.MobileNetV2(input_shape=(SIZE, SIZE, 3), include_top=False, weights='imagenet'), 'block_11_expand_BN'

@@ -7,8 +7,8 @@ import time
 
 from measuring import RESULTS, conditions
 
-from transfer_cvd.activations import EXTRA_WORK, find_cut, multiply_adds, split_base
-from transfer_cvd.bases import BASES, Base, build_base
+from transfer_cvd.networks.surgery import EXTRA_WORK, find_cut, multiply_adds, split_base
+from transfer_cvd.networks.registry import BASES, Base, build_base
 
 
 def measure(base: Base) -> str:

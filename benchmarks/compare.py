@@ -70,8 +70,9 @@ def as_written(seed: int, size: Size) -> dict:
 
 def accuracies(model: Path, photos: int) -> dict:
     """What a saved classifier gets right of the validation and of the test photos."""
-    from transfer_cvd.data import SPLITS, load_data
-    from transfer_cvd.serving import Classifier
+    from transfer_cvd.photos.data import SPLITS
+    from transfer_cvd.data import load_data
+    from transfer_cvd.inference.classifier import Classifier
 
     SPLITS.update(slices(photos))
     classifier, data = Classifier.load(model), load_data(DATA)
@@ -117,9 +118,10 @@ def pass_rates(photos: int) -> dict:
     """Photos a second of the frozen pass, and of its two halves alone: the engine on images in memory, and decoding without a network."""
     import keras
     from transfer_cvd import store
-    from transfer_cvd.activations import split_base
+    from transfer_cvd.networks.surgery import split_base
     from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
-    from transfer_cvd.data import SPLITS, load_data
+    from transfer_cvd.photos.data import SPLITS
+    from transfer_cvd.data import load_data
 
     SPLITS.update(slices(photos))
     data, base = load_data(DATA, batch_size=store.PASS_BATCH), base_model(BASE)

@@ -20,10 +20,12 @@ from sklearn.preprocessing import StandardScaler
 
 from measuring import RESULTS, Rows, conditions
 from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
-from transfer_cvd.data import Data, load_data
-from transfer_cvd.feature_extraction import add_head, compile_classifier, train_head
+from transfer_cvd.photos.data import Data
+from transfer_cvd.data import load_data
+from transfer_cvd.feature_extraction import add_head, train_head
+from transfer_cvd.networks.classifier import compile_classifier
 from transfer_cvd.fine_tuning import fine_tune
-from transfer_cvd.summary import predict_batches
+from transfer_cvd.evaluation.metrics import predict_batches
 
 BASE, EPOCHS, SEEDS = 'efficientnet_lite0', 10, (0, 1, 2)
 ALL, FEW = 1600, 200  # pictures to learn from

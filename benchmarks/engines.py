@@ -14,12 +14,12 @@ import tensorflow_datasets as tfds
 from sklearn.linear_model import LogisticRegression
 
 from measuring import RESULTS, conditions
-from transfer_cvd.activations import find_cut
-from transfer_cvd.data import format_example
-from transfer_cvd.drawn_pets import LABELS, draw_pet
-from transfer_cvd.efficientnet_lite0 import efficientnet_lite0
-from transfer_cvd.engines import PACKAGES, deviations, exported_engine, inference, installed, tensorflow_engine
-from transfer_cvd.offline import InputError
+from transfer_cvd.networks.surgery import find_cut
+from transfer_cvd.photos.preprocess import format_example
+from transfer_cvd.datasets.drawn_pets.drawing import LABELS, draw_pet
+from transfer_cvd.networks.efficientnet_lite0 import efficientnet_lite0
+from transfer_cvd.features.backends import PACKAGES, deviations, exported_engine, inference, installed, tensorflow_engine
+from transfer_cvd.errors import InputError
 
 SIZE, BATCH, ROUNDS = 160, 32, 20
 CORES = len(os.sched_getaffinity(0))

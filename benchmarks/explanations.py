@@ -12,7 +12,8 @@ import tensorflow as tf
 from measuring import RESULTS, conditions
 from transfer_cvd.base_model import base_model
 from transfer_cvd.data import load_data
-from transfer_cvd.explanations import boxes, enlarged, explain_photos, pet_in_corner, share_inside
+from transfer_cvd.datasets.drawn_pets.localization import boxes, pet_in_corner, share_inside
+from transfer_cvd.evaluation.explanations import enlarged, explain_photos
 from transfer_cvd.feature_extraction import add_head, train_head
 
 BASE, N, SIZES, SEED = 'efficientnet_lite0', 200, (160, 224, 320, 321, 481), 7

@@ -19,12 +19,12 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from measuring import RESULTS, conditions
-from transfer_cvd.drawn_pets import draw_pet
-from transfer_cvd.efficientnet_lite0 import efficientnet_lite0
-from transfer_cvd.exports import FORMATS, export_classifier
-from transfer_cvd.photos import list_folder
-from transfer_cvd.predicting import formatted_batches
-from transfer_cvd.serving import Classifier
+from transfer_cvd.datasets.drawn_pets.drawing import draw_pet
+from transfer_cvd.networks.efficientnet_lite0 import efficientnet_lite0
+from transfer_cvd.inference.exports import FORMATS, export_classifier
+from transfer_cvd.photos.folders import list_folder
+from transfer_cvd.inference.predictor import formatted_batches
+from transfer_cvd.inference.classifier import Classifier
 
 SIZE = 160
 ONE_PHOTO = 'import sys; from transfer_cvd.exports import open_classifier; open_classifier(sys.argv[1]).predict(sys.argv[2])'

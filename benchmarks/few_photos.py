@@ -19,13 +19,15 @@ from sklearn.linear_model import LogisticRegression
 
 from measuring import RESULTS, Rows, conditions
 from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
-from transfer_cvd.checkpoints import fit
+from transfer_cvd.training.fit import fit
 from transfer_cvd.data import load_data
-from transfer_cvd.feature_extraction import add_head, compile_classifier, freeze, what_to_keep
-from transfer_cvd.fine_tuning import parts_to_train
-from transfer_cvd.own_photos import choose_penalty
-from transfer_cvd.schedules import FAST_BATCH, FAST_RATE, fast_epochs, warm_up_and_cosine
-from transfer_cvd.store import Kept, Store, keep, read_kept
+from transfer_cvd.feature_extraction import add_head, freeze
+from transfer_cvd.networks.classifier import compile_classifier
+from transfer_cvd.training.head import what_to_keep
+from transfer_cvd.training.fine_tune import parts_to_train
+from transfer_cvd.training.head import choose_penalty
+from transfer_cvd.training.fine_tune import FAST_BATCH, FAST_RATE, fast_epochs, warm_up_and_cosine
+from transfer_cvd.features.store import Kept, Store, keep, read_kept
 
 BASE = 'mobilenet_v2'
 EPOCHS = {300: (2, 4, 8, 16), 1000: (2, 4, 8), 2000: (2, 4, 8)}  # by the number of photos

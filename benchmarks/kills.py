@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from measuring import RESULTS, Rows, conditions
-from transfer_cvd.drawn_pets import draw_pet
-from transfer_cvd.schedules import SCHEDULES
+from transfer_cvd.datasets.drawn_pets.drawing import draw_pet
+from transfer_cvd.training.fine_tune import SCHEDULES
 
 COMMAND = 'from transfer_cvd.command_line import main; main()'
 KILLED = '''

@@ -18,9 +18,9 @@ import tensorflow_datasets as tfds
 from measuring import RESULTS, PeakMemory, conditions
 from PIL import Image, ImageEnhance
 
-from transfer_cvd.data import format_example
-from transfer_cvd.efficientnet_lite0 import efficientnet_lite0
-from transfer_cvd.near_duplicates import THRESHOLD, find_groups
+from transfer_cvd.photos.preprocess import format_example
+from transfer_cvd.networks.efficientnet_lite0 import efficientnet_lite0
+from transfer_cvd.photos.near_duplicates import THRESHOLD, find_groups
 
 PHOTOS, CHANGED, SIZE = 2500, 100, 160
 LIMITS = (0.75, 0.8, 0.85, 0.875, 0.9)

@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from measuring import RESULTS, Rows, conditions
-from transfer_cvd.data import load_data, prepare
-from transfer_cvd.predicting import accuracy_interval
-from transfer_cvd.serving import Classifier
+from transfer_cvd.data import load_data
+from transfer_cvd.photos.catalogue import prepare
+from transfer_cvd.evaluation.metrics import accuracy_interval
+from transfer_cvd.inference.classifier import Classifier
 
 os.environ['TRANSFER_CVD_OFFLINE'] = '1'
 COMMAND = 'from transfer_cvd.command_line import main; main()'

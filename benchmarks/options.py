@@ -15,12 +15,13 @@ from statistics import mean, stdev
 import keras
 
 from measuring import RESULTS, Rows, conditions
-from transfer_cvd.activations import product_precision
+from transfer_cvd.networks.surgery import product_precision
 from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
-from transfer_cvd.data import SPLITS, Data, load_data
+from transfer_cvd.photos.data import SPLITS, Data
+from transfer_cvd.data import load_data
 from transfer_cvd.feature_extraction import train_head
-from transfer_cvd.schedules import fine_tune_fast
-from transfer_cvd.store import Store
+from transfer_cvd.training.fine_tune import fine_tune_fast
+from transfer_cvd.features.store import Store
 
 BASE, PHOTOS = 'mobilenet_v2', 2000
 EPOCHS = 2  # of fine-tuning, if a row does not say otherwise: half of what is the default, so that there is time for more rows

@@ -17,7 +17,7 @@ from measuring import RESULTS, PeakMemory, Rows, conditions
 from transfer_cvd.base_model import base_model
 from transfer_cvd.data import load_data
 from transfer_cvd.feature_extraction import freeze
-from transfer_cvd.own_photos import cross_validate, folder_features, group_numbers, settle_splits
+from transfer_cvd.training.head import cross_validate, folder_features, group_numbers, settle_splits
 from transfer_cvd.runs import run
 
 BASE = 'mobilenet_v2'

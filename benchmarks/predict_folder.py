@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from measuring import RESULTS, conditions
-from transfer_cvd.drawn_pets import draw_pet
-from transfer_cvd.efficientnet_lite0 import efficientnet_lite0
-from transfer_cvd.photos import read_photo
-from transfer_cvd.predicting import BATCH
-from transfer_cvd.serving import Classifier
+from transfer_cvd.datasets.drawn_pets.drawing import draw_pet
+from transfer_cvd.networks.efficientnet_lite0 import efficientnet_lite0
+from transfer_cvd.photos.images import read_photo
+from transfer_cvd.inference.predictor import BATCH
+from transfer_cvd.inference.classifier import Classifier
 
 SIZE = 160
 

@@ -24,8 +24,9 @@ import tensorflow as tf
 from measuring import RESULTS, conditions
 from PIL import Image
 
-from transfer_cvd.data import format_example
-from transfer_cvd.photos import find_photos, read_photo
+from transfer_cvd.photos.preprocess import format_example
+from transfer_cvd.photos.find import find_photos
+from transfer_cvd.photos.images import read_photo
 
 SIZE, BATCH, REPEATS, DIFFERENT = 160, 32, 3, 8
 

@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / 'benchmarks'))  # s
 @pytest.fixture(scope='session')
 def pets(tmp_path_factory):
     """Sixty drawn pets, a folder `cat` and a folder `dog`; tests that change something copy it first."""
-    from transfer_cvd.drawn_pets import draw_pet
+    from transfer_cvd.datasets.drawn_pets.drawing import draw_pet
 
     folder = tmp_path_factory.mktemp('photos') / 'pets'
     for i in range(60):
@@ -46,7 +46,7 @@ def nobody():
 @pytest.fixture
 def shell(monkeypatch, capfd):
     """Run the command line in this process; give exit code, lines of output, lines of errors."""
-    from transfer_cvd.command_line import main
+    from transfer_cvd.cli import main
 
     def run(*arguments):
         monkeypatch.setattr('sys.argv', ['transfer_cvd', *map(str, arguments)])
@@ -74,7 +74,7 @@ def small_classifier():
     """A classifier of cats and dogs with few layers and random weights, which answers at once."""
     import keras
 
-    from transfer_cvd.serving import Classifier
+    from transfer_cvd.inference.classifier import Classifier
 
     keras.utils.set_random_seed(0)
     base = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.Conv2D(8, 3, strides=2), keras.layers.BatchNormalization(), keras.layers.ReLU(6),
@@ -94,7 +94,7 @@ def small_model(small_classifier, tmp_path_factory):
 @pytest.fixture(scope='session')
 def untidy(tmp_path_factory):
     """42 cats, of which three are the same shot in other qualities, 12 dogs, a text that is called a photo, and half a photo."""
-    from transfer_cvd.drawn_pets import draw_pet
+    from transfer_cvd.datasets.drawn_pets.drawing import draw_pet
 
     folder = tmp_path_factory.mktemp('untidy') / 'pets'
     for name, number in (('cat', 40), ('dog', 12)):
@@ -112,7 +112,7 @@ def untidy(tmp_path_factory):
 @pytest.fixture(scope='session')
 def own_run(untidy, tmp_path_factory):
     """The folder of a run on `untidy` by the command line, the head alone; what it printed is in said.txt beside it."""
-    from transfer_cvd.command_line import main
+    from transfer_cvd.cli import main
 
     folder = tmp_path_factory.mktemp('own') / 'run'
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit) as stopped:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from keras.src.utils import file_utils
 
-from transfer_cvd.activations import find_cut, layer_position, multiply_adds, split_base
+from transfer_cvd.networks.surgery import find_cut, layer_position, multiply_adds, split_base
 from transfer_cvd.base_model import base_model
-from transfer_cvd.bases import BASES, bases_table, build_base, weights_path
-from transfer_cvd.offline import InputError
+from transfer_cvd.networks.registry import BASES, bases_table, build_base, weights_path
+from transfer_cvd.errors import InputError
 
 FAMILIES = ('mobilenet', 'mobilenet_v2', 'mobilenet_v3_small', 'efficientnet_lite0', 'nasnet_mobile', 'efficientnet_b0', 'efficientnet_v2_b0',
             'convnext_tiny', 'densenet121', 'inception_v3', 'xception', 'resnet50', 'resnet50_v2', 'vgg16')

@@ -14,7 +14,7 @@ from PIL import Image
 # Once the photos are missing, once the weights; the exit codes are printed.
 TWICE = '''
 import sys
-from transfer_cvd.command_line import main
+from transfer_cvd.cli import main
 out, codes = sys.argv[1], []
 for option in ('--base', 'efficientnet_lite0'), ('--data', 'drawn_pets'):
     sys.argv = ['transfer_cvd', 'train', '--out', out, *option]

@@ -13,8 +13,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from transfer_cvd.data import LostPhoto, is_path, load_data, prepare, reporting_lost_photos
-from transfer_cvd.offline import InputError
+from transfer_cvd.photos.data import LostPhoto, reporting_lost_photos
+from transfer_cvd.photos.catalogue import is_path, prepare
+from transfer_cvd.data import load_data
+from transfer_cvd.errors import InputError
 
 
 class GreyDigits(tfds.core.GeneratorBasedBuilder):

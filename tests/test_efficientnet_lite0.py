@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import transfer_cvd.efficientnet_lite0 as lite0
-from transfer_cvd.offline import InputError
+from transfer_cvd.errors import InputError
 
 
 class Call:

@@ -11,13 +11,13 @@ import pytest
 import tensorflow as tf
 
 from transfer_cvd import engines
-from transfer_cvd.engines import FEWEST, PACKAGES, choose_engine
-from transfer_cvd.offline import InputError
+from transfer_cvd.features.backends import FEWEST, PACKAGES, choose_engine
+from transfer_cvd.errors import InputError
 
 RUN_ALONE = '''
 import sys
 import keras, numpy
-from transfer_cvd.engines import choose_engine
+from transfer_cvd.features.backends import choose_engine
 photos = keras.Input((8, 8, 3))
 model = keras.Model(photos, keras.layers.Conv2D(2, 3)(photos))
 print(choose_engine(model, 'openvino', numpy.ones((2, 8, 8, 3), 'float32'), 1).name, sys.modules['openvino_telemetry'])

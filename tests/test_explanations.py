@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from transfer_cvd.base_model import base_model
-from transfer_cvd.explanations import boxes, draw_explanation, draw_explanations, enlarged, explain_photos, grad_cam, overlay, pet_in_corner, share_inside
+from transfer_cvd.datasets.drawn_pets.localization import boxes, pet_in_corner, share_inside
+from transfer_cvd.evaluation.explanations import draw_explanation, draw_explanations, enlarged, explain_photos, grad_cam, overlay
 from transfer_cvd.feature_extraction import add_head
 from transfer_cvd.fine_tuning import unfreeze_from
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from transfer_cvd import exports
-from transfer_cvd.exports import FORMATS, READERS, export_classifier, load_exported, open_classifier
-from transfer_cvd.offline import InputError
+from transfer_cvd.inference.exports import FORMATS, READERS, export_classifier, load_exported, open_classifier
+from transfer_cvd.errors import InputError
 
 RUN_ALONE = '''
 import sys
-from transfer_cvd.exports import open_classifier
+from transfer_cvd.inference.exports import open_classifier
 answers = open_classifier(sys.argv[1]).predict(sys.argv[2])
 loaded = sorted({name.split('.')[0] for name in sys.modules} & {'tensorflow', 'keras', 'sklearn', 'scipy', 'matplotlib'})
 print(len(answers), [answer.class_name for answer in answers if answer.class_name not in ('cat', 'dog')], loaded)
@@ -23,7 +23,7 @@ print(len(answers), [answer.class_name for answer in answers if answer.class_nam
 
 COMMAND = '''
 import atexit, sys
-from transfer_cvd.command_line import main
+from transfer_cvd.cli import main
 atexit.register(lambda: print(sorted({'tensorflow', 'keras', 'sklearn', 'scipy', 'matplotlib'} & set(sys.modules))))
 main()
 '''

@@ -9,8 +9,9 @@ import pytest
 from scipy.sparse.csgraph import connected_components
 
 from transfer_cvd import near_duplicates
-from transfer_cvd.near_duplicates import find_groups, follow_oldest, groups_apart, write_skipped, write_splits
-from transfer_cvd.photos import BORDERS, PhotoFolder, place, split_at, split_warnings
+from transfer_cvd.photos.near_duplicates import find_groups
+from transfer_cvd.photos.splits import follow_oldest, groups_apart, write_skipped, write_splits
+from transfer_cvd.photos.splits import BORDERS, PhotoFolder, place, split_at, split_warnings
 
 
 def folder(bursts, given='', seed=0):

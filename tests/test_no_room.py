@@ -6,8 +6,8 @@ import pytest
 from transfer_cvd.data import load_data
 from transfer_cvd.feature_extraction import train_head
 from transfer_cvd.fine_tuning import fine_tune
-from transfer_cvd.offline import InputError
-from transfer_cvd.store import Store
+from transfer_cvd.errors import InputError
+from transfer_cvd.features.store import Store
 from transfer_cvd.summary import report
 
 

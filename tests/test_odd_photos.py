@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from transfer_cvd.offline import InputError
-from transfer_cvd.photos import BORDERS, PhotoFolder, UnreadablePhoto, find_photos, read_photo
+from transfer_cvd.errors import InputError
+from transfer_cvd.photos.splits import BORDERS, PhotoFolder
+from transfer_cvd.photos.images import UnreadablePhoto, read_photo
+from transfer_cvd.photos.find import find_photos
 
 CASES = int(os.environ.get('TRANSFER_CVD_CASES', 50))
 MODES = {  # what Pillow can write in each format

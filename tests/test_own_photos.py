@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-from transfer_cvd.own_photos import PENALTIES, choose_penalty, class_weights, cross_validate, group_numbers
+from transfer_cvd.training.head import PENALTIES, choose_penalty, class_weights, cross_validate, group_numbers
 from transfer_cvd.runs import run
 
 

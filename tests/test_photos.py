@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transfer_cvd.offline import InputError
+from transfer_cvd.errors import InputError
 from transfer_cvd import photos
-from transfer_cvd.photos import (
-    BORDERS, MAX_PIXELS, PhotoFolder, UnreadablePhoto, assign_splits, check_sound, content_hash, decode_photo, find_photos, place, printable, read_photo,
-)
+from transfer_cvd.photos.splits import BORDERS, PhotoFolder, assign_splits, place
+from transfer_cvd.photos.images import MAX_PIXELS, UnreadablePhoto, decode_photo, read_photo
+from transfer_cvd.photos.scan import check_sound, content_hash
+from transfer_cvd.photos.find import find_photos
+from transfer_cvd._files import printable
 
 TURNS = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_90', 7: 'TRANSVERSE', 8: 'ROTATE_270'}
 
@@ -679,7 +681,8 @@ def find_photos_as_another_user(folder):
     code = f'''
 import os
 from PIL import Image
-from transfer_cvd.photos import InputError, find_photos
+from transfer_cvd.errors import InputError
+from transfer_cvd.photos.find import find_photos
 Image.init()  # while its decoders can be imported
 if os.getuid() == 0:
     os.setgroups([])

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from transfer_cvd.data import Data
+from transfer_cvd.photos.data import Data
 from transfer_cvd.feature_extraction import add_head
-from transfer_cvd.predicting import score
+from transfer_cvd.evaluation.metrics import score
 from transfer_cvd.report_page import choose_shown, confusion_table, left_out, show_confused, write_report_page
-from transfer_cvd.summary import Predictions, versions
+from transfer_cvd.evaluation.metrics import Predictions
+from transfer_cvd.summary import versions
 
 NAMES = ['<img src=x onerror=alert(1)>', '"owl" & \'elk\' $classes', 'كلب 🐕']
 BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')

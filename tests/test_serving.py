@@ -14,11 +14,14 @@ import tensorflow as tf
 from PIL import Image
 
 from transfer_cvd import serving
-from transfer_cvd.data import format_example, load_data
-from transfer_cvd.offline import InputError
-from transfer_cvd.photos import read_photo
-from transfer_cvd.predicting import format_photo
-from transfer_cvd.serving import MEMBER, TOLERANCE, Classifier, random_photos, serving_model, to_probabilities
+from transfer_cvd.photos.preprocess import format_example
+from transfer_cvd.data import load_data
+from transfer_cvd.errors import InputError
+from transfer_cvd.photos.images import read_photo
+from transfer_cvd.photos.preprocess import format_photo
+from transfer_cvd.inference.predictor import MEMBER
+from transfer_cvd.inference.classifier import TOLERANCE, Classifier, random_photos, serving_model
+from transfer_cvd.networks.classifier import to_probabilities
 from transfer_cvd.summary import report
 
 PETS = ['cat', 'dog', 'bird']

@@ -15,9 +15,9 @@ import tensorflow as tf
 from filelock import FileLock
 
 from transfer_cvd import store as module
-from transfer_cvd.data import Data, Series
-from transfer_cvd.offline import InputError
-from transfer_cvd.store import BLOCK, NoRoom, Store, Wanted, keep
+from transfer_cvd.photos.data import Data, Series
+from transfer_cvd.errors import InputError
+from transfer_cvd.features.store import BLOCK, NoRoom, Store, Wanted, keep
 
 N = 2 * BLOCK + 70  # the last block is a short one
 

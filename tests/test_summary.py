@@ -4,9 +4,10 @@ import pytest
 from PIL import Image
 
 from transfer_cvd import summary
-from transfer_cvd.data import show_batch
+from transfer_cvd.evaluation.plots import show_batch
 from transfer_cvd.report_page import class_recalls, plot_per_class
-from transfer_cvd.summary import Predictions, plot_confusion
+from transfer_cvd.evaluation.metrics import Predictions
+from transfer_cvd.evaluation.plots import plot_confusion
 
 
 def example(n_classes, n=600):

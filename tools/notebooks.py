@@ -36,8 +36,8 @@ from nbdev.config import get_config
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from transfer_cvd.offline import offline
-from transfer_cvd.photos import replacing
+from transfer_cvd.config import offline
+from transfer_cvd._files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = 'transfer_cvd'  # of the notebook's metadata, where `save` writes what the outputs are of

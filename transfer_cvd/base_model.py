@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['FINE_TUNE_FROM', 'base_model']
 
-# %% ../nbs/01_base_model.ipynb #cell002
+# %% ../nbs/01_base_model.ipynb #imports0
 import keras
 
-from .bases import BASES, build_base, require_weights, weights_path
-from .offline import InputError, unknown_name
+from .errors import InputError, unknown_name
+from .networks.registry import BASES, build_base, require_weights, weights_path
 
 # %% ../nbs/01_base_model.ipynb #cell016
 FINE_TUNE_FROM = {name: base.fine_tune_from for name, base in BASES.items()}

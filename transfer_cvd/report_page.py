@@ -27,11 +27,11 @@ import tensorflow as tf
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from .data import Data, show_batch
-from .explanations import explain_photos, overlay
-from .photos import printable, replacing
-from .predicting import accuracy_interval
-from .summary import Predictions, photos_at, worst_mistakes
+from ._files import printable, replacing
+from .evaluation.explanations import explain_photos, overlay
+from .evaluation.metrics import Predictions, accuracy_interval
+from .evaluation.plots import photos_at, show_batch, worst_mistakes
+from .photos.data import Data
 
 # %% ../nbs/22_report_page.ipynb #cell010
 class Recall(NamedTuple):
