@@ -8,8 +8,8 @@ __all__ = ['load_data']
 # %% ../nbs/00_data.ipynb #imports0
 from pathlib import Path
 
-from .errors import InputError
-from .photos.catalogue import _load_catalogue, is_path
+from .config import check_sizes
+from .photos.catalogue import SPLITS, data_from_catalogue, is_path
 from .photos.data import Data, data_from_photos
 from .photos.find import find_photos
 
@@ -20,6 +20,7 @@ def load_data(
     batch_size: int = 32,  # pictures in a batch
     seed: int = 0,  # decides the order of training and, for a folder, the splits
     max_broken: float = 0.05,  # the share of a folder's photos that may be unreadable
+    splits: dict[str, str] = SPLITS,  # of a data set by name: the slice for each split, as TFDS writes it
 ) -> Data:
     """Load labelled photos, split 80/10/10, as batches in [-1, 1] of `image_size` pixels.
 
@@ -28,11 +29,8 @@ def load_data(
     folder as well, when a download would be needed and there is no network, and for sizes that are too small.
     Source: the data section of TensorFlow's tutorial 'Transfer learning and fine-tuning'.
     """
-    if image_size < 32:
-        raise InputError(f'an image size of {image_size} is too small: 32 pixels or more are needed')
-    if batch_size < 1:
-        raise InputError(f'a batch size of {batch_size} is too small: 1 or more is needed')
-    if is_path(name_or_folder):
-        found = find_photos(Path(name_or_folder).expanduser(), seed=seed, max_broken=max_broken)
-        return data_from_photos(found, str(name_or_folder), image_size, batch_size, seed)
-    return Data(name_or_folder, **_load_catalogue(name_or_folder), image_size=image_size, batch_size=batch_size, seed=seed)
+    check_sizes(image_size, batch_size)
+    if not is_path(name_or_folder):
+        return data_from_catalogue(name_or_folder, image_size, batch_size, seed, splits)
+    found = find_photos(Path(name_or_folder).expanduser(), seed, max_broken)
+    return data_from_photos(found, str(name_or_folder), image_size, batch_size, seed)
