@@ -5,7 +5,7 @@ from PIL import Image
 
 from transfer_cvd import summary
 from transfer_cvd.data import show_batch
-from transfer_cvd.report_page import class_recalls, plot_per_class
+from transfer_cvd.evaluation.report.page import class_recalls, plot_per_class
 from transfer_cvd.summary import Predictions, plot_confusion
 
 

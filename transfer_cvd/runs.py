@@ -21,6 +21,7 @@ import keras
 from .activations import layer_position, product_precision
 from .base_model import FINE_TUNE_FROM, base_model
 from .data import Data, load_data, reporting_lost_photos
+from .evaluation.report.page import no_gain, write_report_page
 from .explanations import boxes_for_missing_glyphs
 from .feature_extraction import AUGMENTATIONS, train_head
 from .fine_tuning import fine_tune
@@ -29,7 +30,6 @@ from .offline import InputError, defaults, unknown_name
 from .own_photos import MAX_RATIO, class_weights, cross_validate, fewest_groups, folder_features
 from .own_photos import group_numbers, rows_of, settle_splits, train_head_fully
 from .photos import printable
-from .report_page import no_gain, write_report_page
 from .schedules import SCHEDULES, fast_epochs, fine_tune_fast
 from .serving import Classifier
 from .store import Store
