@@ -20,6 +20,7 @@ setup(
     license='Apache-2.0',
     keywords=facts['keywords'],
     packages=find_packages(include=['transfer_cvd', 'transfer_cvd.*']),
+    package_data={'transfer_cvd.evaluation.report': ['*.j2', '*.css']},
     python_requires=f">={facts['min_python']}",
     install_requires=facts['requirements'].split(),
     extras_require=extras,

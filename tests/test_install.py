@@ -99,7 +99,9 @@ def test_the_wheel_holds_the_package_and_its_licence_only(wheel):
     with ZipFile(wheel) as file:
         names = [name for name in file.namelist() if '.dist-info/' not in name]
         assert any(name.endswith('/LICENSE') for name in file.namelist())
-    assert sorted(names) == sorted(f'transfer_cvd/{path.name}' for path in (ROOT / 'transfer_cvd').glob('*.py'))
+    assert sorted(names) == sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'transfer_cvd').rglob('*')
+                                   if path.suffix in ('.py', '.j2', '.css'))
+    assert 'transfer_cvd/evaluation/report/page.html.j2' in names
 
 
 def test_the_environment_is_empty(empty_environment):
@@ -113,8 +115,9 @@ def test_help_works_there(empty_environment):
 
 
 def test_every_module_can_be_imported_there(empty_environment):
-    modules = sorted(path.stem for path in (ROOT / 'transfer_cvd').glob('[!_]*.py'))
-    code = (f'import importlib; modules = [importlib.import_module("transfer_cvd." + name) for name in {modules}]; '
+    files = (ROOT / 'transfer_cvd').rglob('[!_]*.py')
+    modules = sorted('.'.join(path.relative_to(ROOT).with_suffix('').parts) for path in files)
+    code = (f'import importlib; modules = [importlib.import_module(name) for name in {modules}]; '
             'from transfer_cvd.data import load_data; print(load_data.__code__.co_filename)')
     assert str(empty_environment.parent) in answer(empty_environment / 'python', '-c', code)
 
