@@ -62,10 +62,11 @@ def shell(monkeypatch, capfd):
 @pytest.fixture(scope='session')
 def finished_run(pets, tmp_path_factory):
     """The folder of a short run on `pets`: both stages."""
+    from transfer_cvd.config import TrainConfig
     from transfer_cvd.runs import run
 
     folder = tmp_path_factory.mktemp('run')
-    run(folder, pets, epochs=5, fine_tune_epochs=2, schedule='tutorial')
+    run(TrainConfig(str(pets), epochs=5, fine_tune_epochs=2, schedule='tutorial'), folder)
     return folder
 
 
@@ -77,9 +78,9 @@ def small_classifier():
     from transfer_cvd.inference.classifier import Classifier
 
     keras.utils.set_random_seed(0)
-    base = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.Conv2D(8, 3, strides=2), keras.layers.BatchNormalization(), keras.layers.ReLU(6),
-                             keras.layers.DepthwiseConv2D(3)])
-    network = keras.Sequential([base, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)])
+    layers = [keras.layers.Conv2D(8, 3, strides=2), keras.layers.BatchNormalization(), keras.layers.ReLU(6)]
+    backbone = keras.Sequential([keras.Input((64, 64, 3)), *layers, keras.layers.DepthwiseConv2D(3)])
+    network = keras.Sequential([backbone, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)])
     return Classifier.from_network(network, ['cat', 'dog'], facts={'seed': 3})
 
 
@@ -93,7 +94,7 @@ def small_model(small_classifier, tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def untidy(tmp_path_factory):
-    """42 cats, of which three are the same shot in other qualities, 12 dogs, a text that is called a photo, and half a photo."""
+    """42 cats, three of them one shot in other qualities, 12 dogs, a text that is called a photo, half a photo."""
     from transfer_cvd.datasets.drawn_pets.drawing import draw_pet
 
     folder = tmp_path_factory.mktemp('untidy') / 'pets'
@@ -115,8 +116,10 @@ def own_run(untidy, tmp_path_factory):
     from transfer_cvd.cli import main
 
     folder = tmp_path_factory.mktemp('own') / 'run'
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit) as stopped:
-        patch.setattr('sys.argv', ['transfer_cvd', 'train', '--offline', '--data', str(untidy), '--fine-tune-epochs', '0', '--out', str(folder)])
+    options = ['--offline', '--data', str(untidy), '--fine-tune-epochs', '0', '--out', str(folder)]
+    with (pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said,
+          pytest.raises(SystemExit) as stopped):
+        patch.setattr('sys.argv', ['transfer_cvd', 'train', *options])
         main()
     assert stopped.value.code == 0
     (folder.parent / 'said.txt').write_text(said.getvalue())

@@ -16,7 +16,7 @@ def red_or_green():
     """A network that sees red and green in places of 8 x 8 pixels: red speaks for class 1, green for class 0."""
     base = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Rescaling(0.5, 0.5), keras.layers.AveragePooling2D(8)])
     network = add_head(base, 2)
-    network.layers[-1].set_weights([np.array([[1.0], [-1.0], [0.0]]), np.array([0.0])])
+    network.head.set_weights([np.array([[1.0], [-1.0], [0.0]]), np.array([0.0])])
     return network
 
 
@@ -88,11 +88,11 @@ def test_a_base_runs_as_a_graph_which_keeps_nothing_it_needs_no_more():
 ])
 def test_every_kind_of_base_can_be_enlarged(name, boundary):
     network = add_head(base_model(name, 64, weights=None), 3)
-    unfreeze_from(network.layers[0], boundary)  # the order of the weights must not depend on what is trained
+    unfreeze_from(network.backbone, boundary)  # the order of the weights must not depend on what is trained
     images = np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
     same, large = enlarged(network, 64), enlarged(network, 129)
     np.testing.assert_allclose(same(images).numpy(), network(images).numpy(), atol=1e-5)
-    assert large.layers[0].output_shape[1] >= 2 * network.layers[0].output_shape[1]
+    assert large.backbone.output_shape[1] >= 2 * network.backbone.output_shape[1]
     heat = grad_cam(large, np.random.default_rng(0).uniform(-1, 1, (2, 129, 129, 3)).astype(np.float32), classes=[2, 0])
     assert heat.shape == (2, 129, 129) and 0 <= heat.min() and heat.max() <= 1
 

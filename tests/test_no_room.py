@@ -32,7 +32,8 @@ def stores(tmp_path_factory):
 
 def losses(base, data, store, augment):
     keras.utils.set_random_seed(0)
-    return train_head(base, data, 1, learning_rate=0.01, verbose=0, store=store, augment=augment).histories['feature_extraction']['loss']
+    model = train_head(base, data, 1, learning_rate=0.01, verbose=0, store=store, augment=augment)
+    return model.histories['feature_extraction']['loss']
 
 
 def test_photos_are_mirrored_without_room_too(base, data, stores):
@@ -44,7 +45,7 @@ def test_photos_are_mirrored_without_room_too(base, data, stores):
 def test_both_ways_end_with_the_same_weights(base, data, stores, tmp_path):
     """Each variable by itself: kernels, and the moving statistics of batch normalization in training mode."""
     start, ends = base.get_weights(), []
-    for store in (Store(tmp_path, dtype='float32', engine='tensorflow'), stores[False]):
+    for store in (Store(tmp_path, dtype='float32', backend='tensorflow'), stores[False]):
         base.set_weights(start)
         model = train_head(base, data, 1, verbose=0, store=store)
         fine_tune(model, data, 'normalization', 2, learning_rate=0.001, verbose=0, store=store)
@@ -61,8 +62,8 @@ def test_the_report_says_which_way_it_went(base, data, stores, room, precision):
     model = train_head(base, data, 1, verbose=0, store=stores[room])
     fine_tune(model, data, 'last', 1, verbose=0, store=stores[room], precision='bfloat16')
     said = report(model, data)
-    assert said['feature_extraction']['activations'] == said['fine_tuning']['activations'] == room
-    assert said['fine_tuning']['precision'] == precision
+    assert said.feature_extraction['activations'] == said.fine_tuning['activations'] == room
+    assert said.fine_tuning['precision'] == precision
 
 
 def test_a_checkpoint_of_the_other_way_is_refused(base, data, stores, tmp_path):

@@ -7,18 +7,14 @@ import numpy as np
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-from transfer_cvd.training.head import PENALTIES, choose_penalty, class_weights, cross_validate, group_numbers
+from transfer_cvd.training.head import CS, choose_C, class_weights, cross_validate, group_numbers
+from transfer_cvd.config import TrainConfig
 from transfer_cvd.runs import run
 
 
 def rows(path):
     with path.open(newline='', encoding='utf-8') as file:
         return list(csv.DictReader(file))
-
-
-def test_files(own_run):
-    assert sorted(path.name for path in own_run.iterdir()) == [
-        'confusion.png', 'curves.png', 'history.csv', 'mistakes.png', 'model.keras', 'report.html', 'report.json', 'skipped.csv', 'splits.csv']
 
 
 def test_the_burst_is_on_one_side(own_run):
@@ -46,7 +42,7 @@ def test_few_photos_are_cross_validated(own_run):
     assert low < measured['accuracy'] < high and measured['accuracy'] > 0.8
 
 
-def test_one_burst_for_a_class(pets, tmp_path, capfd):
+def test_one_burst_for_a_class(pets, tmp_path, caplog):
     """All dogs are shots of one burst: there is nothing to leave out, and it is said."""
     shutil.copytree(pets / 'cat', tmp_path / 'pets/cat')
     (tmp_path / 'pets/dog').mkdir()
@@ -54,11 +50,12 @@ def test_one_burst_for_a_class(pets, tmp_path, capfd):
         for quality in (60, 65, 70, 75, 80, 85):
             photo.save(tmp_path / f'pets/dog/{quality}.jpg', quality=quality)
     (tmp_path / 'out').mkdir()
-    report = run(tmp_path / 'out', tmp_path / 'pets', fine_tune_epochs=0, image_size=64)
-    said = capfd.readouterr()
-    assert 'no cross-validation: a class has photos of one group only' in said.out and 'cross_validation' not in report
-    assert 'too few for 3 splits' in said.err
-    assert '1 of them in more than one split' in said.out and report['near_duplicates_apart'] == 1
+    caplog.set_level('INFO', 'transfer_cvd')
+    report = run(TrainConfig(str(tmp_path / 'pets'), fine_tune_epochs=0, image_size=64), tmp_path / 'out')
+    assert 'no cross-validation: a class has photos of one group only' in caplog.text
+    assert report.cross_validation is None and 'cross_validation' not in report.as_dict()
+    assert 'too few for 3 splits' in caplog.text
+    assert '1 of them in more than one split' in caplog.text and report.near_duplicates_apart == 1
 
 
 def test_uneven_classes_are_weighed(own_run):
@@ -72,26 +69,26 @@ def test_equal_classes_are_not_weighed():
 
 
 def test_the_head_is_the_one_that_scikit_learn_finds():
-    """On features that no line separates, the chosen penalty is neither end, and predicts better than both."""
+    """On features that no line separates, the chosen C is neither end, and predicts better than both."""
     rng = np.random.default_rng(0)
     labels = np.arange(200) % 2
     features = rng.normal(size=(200, 60)).astype(np.float32) + labels[:, None] * 0.3
     further = rng.normal(size=(2000, 60)).astype(np.float32) + (np.arange(2000) % 2)[:, None] * 0.3
-    chosen = choose_penalty(features, labels, np.arange(200))
-    assert chosen not in (PENALTIES[0], PENALTIES[-1])
+    chosen = choose_C(features, labels, np.arange(200))
+    assert chosen not in (CS[0], CS[-1])
 
-    def loss(penalty):
-        probabilities = LogisticRegression(C=1 / penalty, max_iter=1000).fit(features, labels).predict_proba(further)
+    def loss(C):
+        probabilities = LogisticRegression(C=C, max_iter=1000).fit(features, labels).predict_proba(further)
         return -np.log(probabilities[np.arange(2000), np.arange(2000) % 2]).mean()
 
-    assert loss(chosen) < min(loss(PENALTIES[0]), loss(PENALTIES[-1]))
+    assert loss(chosen) < min(loss(CS[0]), loss(CS[-1]))
 
 
 def test_a_rare_class_is_not_lost():
     rng = np.random.default_rng(0)
     labels = (np.arange(6000) >= 5996).astype(int)
     features = rng.normal(size=(6000, 5)).astype(np.float32) + 2 * labels[:, None]
-    assert choose_penalty(features, labels, np.arange(6000)) in PENALTIES
+    assert choose_C(features, labels, np.arange(6000)) in CS
 
 
 def test_near_duplicates_do_not_vouch_for_each_other():

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -11,15 +12,15 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from markupsafe import escape
 
-from transfer_cvd.data import Data
-from transfer_cvd.evaluation.report.page import (TEMPLATES, Photo, choose_shown, left_out, matrix_cells, place_curve,
-                                                 show_confused, write_report_page)
+from transfer_cvd.evaluation.metrics import Evaluation
+from transfer_cvd.evaluation.plots import plot_confused
+from transfer_cvd.evaluation.report.page import (
+    TEMPLATES, Photo, choose_shown, left_out, matrix_cells, place_curve, write_report_page,
+)
+from transfer_cvd.evaluation.results import Report, versions
 from transfer_cvd.feature_extraction import add_head
-from transfer_cvd.predicting import score
-from transfer_cvd.summary import Predictions, versions
 
 NAMES = ['<img src=x onerror=alert(1)>', '"owl" & \'elk\' $classes', 'كلب 🐕']
 BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -86,34 +87,31 @@ def report(tmp_path_factory):
     logits = np.random.default_rng(0).normal(0, 0.3, (len(labels), 3)).astype(np.float32)
     logits[np.arange(len(labels)), np.where(np.arange(len(labels)) < 4, 1, labels)] += 4
     pictures = np.random.default_rng(1).integers(0, 256, (len(labels), 40, 60, 3), np.uint8)
-    raw = tf.data.Dataset.from_tensor_slices((pictures, labels))
     counts = {split: dict.fromkeys(NAMES, PER_CLASS) for split in ('train', 'validation', 'test')}
-    paths = {'test': [str(folder / f'photo <{i}> "{NAMES[label][:3]}".jpg') for i, label in enumerate(labels)]}
-    found = SimpleNamespace(warnings=['only <15> photos & few'], skipped=[])
-    data = Data(str(folder), raw, raw, raw, NAMES, counts, 32, photos=found, paths=paths)
-    predictions = Predictions(logits, labels)
+    evaluation = Evaluation.from_logits(logits, labels, NAMES)
+    evaluation.paths = [str(folder / f'photo <{i}> "{NAMES[label][:3]}".jpg') for i, label in enumerate(labels)]
     model = add_head(keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3, strides=8)]), 3)
     model.histories = {'feature_extraction': stage(10), 'fine_tuning': stage(1)}
-    done = {'epochs': 10, 'accuracy': 0.9}
-    results = {
-        'data': {'name': data.name, 'counts': counts},
-        'class_names': NAMES,
-        'base': {'name': 'a base', 'image_size': 32},
-        'feature_extraction': done,
-        'fine_tuning': None,
-        'test': score(labels, predictions.probabilities, NAMES),
-        'seconds': {'data': 1.0},
-        'seed': 3,
-        'skipped': [{'path': str(folder / 'a<b>.txt'), 'reason': 'it is cut short'}],
-        'near_duplicates': [[paths['test'][0], paths['test'][1]]],
-        'near_duplicates_apart': 0,
-        'cross_validation': {'accuracy': 0.875, 'interval': (0.8, 0.9), 'n': 45},
-        'class_weights': {NAMES[0]: 2.0},
-        'versions': versions(),
-    }
-    write_report_page(folder / 'report.html', results, predictions, data, model)
+    results = Report(
+        data={'name': str(folder), 'counts': counts},
+        class_names=NAMES,
+        base={'name': 'a base', 'image_size': 32},
+        feature_extraction={'epochs': 10, 'accuracy': 0.9},
+        fine_tuning=None,
+        test=evaluation.results,
+        seconds={'data': 1.0},
+        skipped=[{'path': str(folder / 'a<b>.txt'), 'reason': 'it is cut short'}],
+        seed=3,
+        versions=versions(),
+        near_duplicates=[evaluation.paths[:2]],
+        near_duplicates_apart=0,
+        class_weights={NAMES[0]: 2.0},
+        cross_validation={'accuracy': 0.875, 'interval': (0.8, 0.9), 'n': 45},
+    )
+    photos = dict(enumerate(pictures))
+    write_report_page(folder / 'report.html', results, evaluation, photos, ['only <15> photos & few'], model)
     page = (folder / 'report.html').read_text(encoding='utf-8')
-    return SimpleNamespace(folder=folder, page=page, predictions=predictions, data=data, results=results)
+    return SimpleNamespace(folder=folder, page=page, evaluation=evaluation, photos=photos, results=results)
 
 
 def test_it_is_one_file_without_script(report):
@@ -161,7 +159,7 @@ def test_links_lead_somewhere_and_ids_are_unique(report):
 
 
 def test_it_says_what_the_results_say(report):
-    said, test = words(report.page), report.results['test']
+    said, test = words(report.page), report.results.test
     for wanted in (f'{test["accuracy"]:.1%}', f'{test["interval"][0]:.1%}', '87.5%', 'of 45 test photos',
                    'only <15> photos & few', '1 file was left out', 'a<b>.txt', 'it is cut short',
                    '1 group of near-duplicates, 2 photos', 'no photo is tested whose twin', 'Seed 3.', 'left out',
@@ -171,14 +169,13 @@ def test_it_says_what_the_results_say(report):
 
 
 def test_it_can_be_made_without_paths_model_or_mistakes(report):
-    right = Predictions(report.predictions.logits[4:], report.predictions.labels[4:])
-    raw = report.data.raw_test.skip(4)
-    data = Data('a data set', raw, raw, raw, NAMES, report.data.counts, 32)
-    results = report.results | {'test': score(right.labels, right.probabilities, NAMES), 'skipped': []}
-    for name in ('near_duplicates', 'near_duplicates_apart', 'cross_validation', 'class_weights'):
-        del results[name]
+    right = Evaluation.from_logits(report.evaluation.logits[4:], report.evaluation.labels[4:], NAMES)
+    results = replace(report.results, data={'name': 'a data set', 'counts': report.results.data['counts']},
+                      test=right.results, skipped=[], near_duplicates=None, near_duplicates_apart=None,
+                      cross_validation=None, class_weights=None)
+    photos = {i - 4: photo for i, photo in report.photos.items() if i >= 4}
     path = report.folder.parent / 'other.html'
-    write_report_page(path, results, right, data)
+    write_report_page(path, results, right, photos)
     page = path.read_text(encoding='utf-8')
     assert 'test photo 1<' in page and 'There is none' in page and 'No file was left out' in page
     assert 'Grad-CAM' not in page and '<svg' not in page and 'near-duplicates' not in page
@@ -191,7 +188,7 @@ def test_it_can_be_made_without_paths_model_or_mistakes(report):
     (None, ''),
 ])
 def test_it_says_that_twins_are_together_only_where_they_are(report, apart, says):
-    page = words(PARTS.left_out(left_out(report.results | {'near_duplicates_apart': apart})))
+    page = words(PARTS.left_out(left_out(replace(report.results, near_duplicates_apart=apart))))
     assert says in page and ('twin' in page) == (apart == 0) and ('look better' in page) == bool(apart)
 
 
@@ -226,15 +223,14 @@ def test_a_curve_stays_within_its_axes(values):
 
 
 def test_a_limit_holds(report):
-    shown = choose_shown(report.predictions, 20)
+    shown = choose_shown(report.evaluation, 20)
     assert len(shown) == 20 and set(shown[:4]) == {0, 1, 2, 3}
-    cells = {(report.predictions.labels[i], report.predictions.classes[i]) for i in shown}
-    assert cells == set(zip(report.predictions.labels, report.predictions.classes))  # something of each
+    cells = {(report.evaluation.labels[i], report.evaluation.predicted[i]) for i in shown}
+    assert cells == set(zip(report.evaluation.labels, report.evaluation.predicted))  # something of each
 
 
 def test_confused_photos_are_shown_with_their_names(report):
-    paths = report.data.paths['test']
-    figure = show_confused(NAMES[0], NAMES[1], report.predictions, report.data.raw_test, NAMES, paths)
+    figure = plot_confused(report.evaluation, report.photos, NAMES[0], NAMES[1])
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert len(titles) == 4 and {title.split('>')[0] for title in titles} == {f'photo <{i}' for i in range(4)}
 

@@ -40,10 +40,11 @@ def test_a_run_killed_in_each_stage_ends_with_the_same_report(folder):
 
 
 def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder):
-    code = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); ' + COMMAND  # it is ignored in a job in the background
+    # Ctrl-C is ignored in a job in the background.
+    code = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); ' + COMMAND
     command = [sys.executable, '-c', code, 'train', '--offline', '--data', 'pets', '--cache-dir', 'third cache', '--out', 'stopped']
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        assert any(line.startswith('activations of 600 photos') for line in process.stderr)
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert any(line.startswith('activations of 600 photos') for line in process.stdout)
         process.send_signal(signal.SIGINT)
         *_, last = process.stderr.read().splitlines()
     assert process.returncode == 130
@@ -55,7 +56,7 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder):
     (['--resume', 'nothing'], 'there is no unfinished run for nothing'),
     (['--resume', 'nothing', '--seed', '1'], 'leave out --seed'),
     (['--schedule', 'quick'], "no schedule named 'quick'"),
-    (['--activations', 'float8'], 'give float16 or float32'),
+    (['--activations', 'float8'], 'did you mean float16'),
     (['--precision', 'float16'], 'did you mean bfloat16'),
 ])
 def test_what_cannot_be_is_one_line(tmp_path, options, said):

@@ -8,12 +8,16 @@ import sys
 import numpy as np
 from PIL import Image
 
+from transfer_cvd.config import TrainConfig
 from transfer_cvd.runs import run
+
+# What a run on a folder leaves behind, and nothing else.
+FILES = {'model.keras', 'report.json', 'report.html', 'history.csv', 'splits.csv', 'skipped.csv',
+         'curves.png', 'confusion.png', 'mistakes.png'}
 
 
 def test_files(finished_run):
-    names = ['confusion.png', 'curves.png', 'history.csv', 'mistakes.png', 'model.keras', 'report.html', 'report.json', 'skipped.csv', 'splits.csv']
-    assert sorted(path.name for path in finished_run.iterdir()) == names
+    assert {path.name for path in finished_run.iterdir()} == FILES
     for name in ('confusion.png', 'curves.png', 'mistakes.png'):
         assert min(Image.open(finished_run / name).size) > 200
 
@@ -29,7 +33,8 @@ def test_report(finished_run, pets):
     test = report['test']
     assert test['n'] == sum(report['data']['counts']['test'].values()) == np.sum(test['confusion'])
     assert test['accuracy'] == np.trace(test['confusion']) / test['n']
-    assert set(test['recall']) == {'cat', 'dog'} and 0 <= test['balanced_accuracy'] <= 1 and test['majority_baseline'] >= 0.5
+    assert set(test['recall']) == {'cat', 'dog'}
+    assert 0 <= test['balanced_accuracy'] <= 1 and test['majority_baseline'] >= 0.5
     assert test['interval'][0] <= test['accuracy'] <= test['interval'][1]
     assert report['seed'] == 0 and report['skipped'] == []
     assert {'python', 'tensorflow', 'keras'} <= set(report['versions'])
@@ -40,8 +45,9 @@ def test_emoji_for_class_names(pets, tmp_path, recwarn):
     for name, emoji in (('cat', '\N{CAT FACE}'), ('dog', '\N{DOG FACE}')):
         shutil.copytree(pets / name, tmp_path / 'pets' / emoji)
     (tmp_path / 'run').mkdir()
-    report = run(tmp_path / 'run', tmp_path / 'pets', fine_tune_epochs=0)
-    assert report['class_names'] == ['\N{CAT FACE}', '\N{DOG FACE}'] and '\N{DOG FACE}' in (tmp_path / 'run/report.html').read_text(encoding='utf-8')
+    report = run(TrainConfig(str(tmp_path / 'pets'), fine_tune_epochs=0), tmp_path / 'run')
+    assert report.class_names == ['\N{CAT FACE}', '\N{DOG FACE}']
+    assert '\N{DOG FACE}' in (tmp_path / 'run/report.html').read_text(encoding='utf-8')
     assert not [warning for warning in recwarn if 'Glyph' in str(warning.message)]
 
 
@@ -53,13 +59,18 @@ def test_history_counts_epochs_on(finished_run):
 
 def test_same_seed_same_report(finished_run, pets, tmp_path):
     """In a process of its own, as somebody who repeats the run would do it."""
-    code = f'from pathlib import Path; from transfer_cvd.runs import run; run(Path({str(tmp_path)!r}), {str(pets)!r}, epochs=5, fine_tune_epochs=2, schedule="tutorial")'
+    code = f'''
+from pathlib import Path
+from transfer_cvd.runs import TrainConfig, run
+run(TrainConfig({str(pets)!r}, epochs=5, fine_tune_epochs=2, schedule='tutorial'), Path({str(tmp_path)!r}))
+'''
     subprocess.run([sys.executable, '-c', code], check=True, capture_output=True)
     reports = [json.loads((folder / 'report.json').read_text()) for folder in (finished_run, tmp_path)]
     for report in reports:
         del report['seconds']
     assert reports[0] == reports[1]
-    histories = [[row | {'seconds': ''} for row in csv.DictReader((folder / 'history.csv').open())] for folder in (finished_run, tmp_path)]
+    histories = [[row | {'seconds': ''} for row in csv.DictReader((folder / 'history.csv').open())]
+                 for folder in (finished_run, tmp_path)]
     assert histories[0] == histories[1]
 
 

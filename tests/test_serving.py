@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from transfer_cvd import serving
+from transfer_cvd.inference import classifier as serving
 from transfer_cvd.photos.preprocess import format_example
 from transfer_cvd.data import load_data
 from transfer_cvd.errors import InputError
@@ -22,7 +22,7 @@ from transfer_cvd.photos.preprocess import format_photo
 from transfer_cvd.inference.predictor import MEMBER
 from transfer_cvd.inference.classifier import TOLERANCE, Classifier, random_photos, serving_model
 from transfer_cvd.networks.classifier import to_probabilities
-from transfer_cvd.summary import report
+from transfer_cvd.summary import predict_batches
 
 PETS = ['cat', 'dog', 'bird']
 
@@ -343,11 +343,9 @@ def test_an_explanation_names_the_answer(classifier, folder):
 def test_evaluation_agrees_with_the_report_of_chapter_04(pets):
     keras.utils.set_random_seed(0)
     network = tiny(keras.layers.Conv2D(4, 3))
-    network.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True))
-    network.histories = {}
     data, classifier = load_data(pets, image_size=32), Classifier.from_network(network, PETS[:2])
     evaluation = classifier.evaluate(data)
-    theirs, ours = report(network, data)['test'], evaluation.results
+    theirs, ours = predict_batches(network, data.test, data.class_names).results, evaluation.results
     assert evaluation.paths == data.paths['test'] and [os.path.basename(os.path.dirname(path)) for path in evaluation.paths] == [PETS[i] for i in evaluation.labels]
     assert {key: ours[key] for key in ('n', 'confusion', 'accuracy', 'interval')} == {key: theirs[key] for key in ('n', 'confusion', 'accuracy', 'interval')}
     assert abs(ours['loss'] - theirs['loss']) < 1e-5
