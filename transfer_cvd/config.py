@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['SWITCH', 'AUGMENTATIONS', 'SCHEDULES', 'PRECISIONS', 'BACKENDS', 'ACTIVATIONS', 'offline', 'Defaults', 'defaults',
-           'require_network', 'check_choice', 'check_sizes', 'check_epochs', 'check_dropout', 'option', 'TrainConfig']
+           'require_network', 'import_openvino', 'check_choice', 'check_sizes', 'check_epochs', 'check_dropout',
+           'option', 'TrainConfig']
 
 # %% ../nbs/inside/config.ipynb #imports0
 import os
 import socket
+import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from types import ModuleType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -62,6 +65,14 @@ def require_network(
             f'{what} is not on this machine and {host} cannot be reached: connect to a network, '
             f'or use --offline ({SWITCH}=1), which needs none'
         ) from None
+
+# %% ../nbs/inside/config.ipynb #cell026
+def import_openvino() -> ModuleType:
+    """Import OpenVINO, kept from reporting its use. Raises `ImportError` if it is not installed."""
+    sys.modules.setdefault('openvino_telemetry', None)
+    import openvino
+
+    return openvino
 
 # %% ../nbs/inside/config.ipynb #874eb441
 AUGMENTATIONS = ('none', 'flip', 'full')

@@ -7,73 +7,54 @@ __all__ = ['freeze', 'add_head', 'train_head']
 
 # %% ../nbs/02_feature_extraction.ipynb #imports0
 import keras
+from fastcore.meta import delegates
 
-from .errors import InputError
-from .features.store import Store
-from .networks.classifier import compile_classifier
+from .config import check_epochs
+from .networks.classifier import TransferModel, default_head
 from .photos.data import Data
-from .training.frozen import train_above
-from .training.head import what_to_keep
+from .training.head import fit_head
 
 # %% ../nbs/02_feature_extraction.ipynb #cell008
 def freeze(
-    base: keras.Model,  # changed in place
+    backbone: keras.Model,  # changed in place
 ) -> keras.Model:
-    """Set all layers of `base` to not trainable, and return it. Compile the model that holds it afterwards."""
-    base.trainable = False
-    return base
+    """Set all layers of `backbone` to not trainable, and return it. Compile the model that holds it afterwards."""
+    backbone.trainable = False
+    return backbone
 
 # %% ../nbs/02_feature_extraction.ipynb #cell017
 def add_head(
-    base: keras.Model,  # gives (n, rows, columns, channels)
+    backbone: keras.Model,  # gives (n, rows, columns, channels)
     n_classes: int,  # 2 or more
     seed: int = 0,  # of the head's random weights
     dropout: float = 0.0,  # the share of the features that is left out in each training step, from 0 to below 1
-) -> keras.Model:
-    """Stack a new classifier on `base`: global average pooling, dropout if there is to be any, a dense layer that gives logits.
+    head: keras.Layer | None = None,  # one of your own, from features (n, channels) to logits
+) -> TransferModel:
+    """Stack a new classifier on `backbone`: global average pooling and a head that gives logits.
 
-    The logits have the shape `(n, 1)` for two classes, positive meaning class 1, and `(n, n_classes)` for more.
+    The logits have the shape `(n, 1)` for two classes, positive meaning class 1, and `(n, n_classes)` for more. The
+    usual head is a dense layer, after dropout if there is to be any. Raises `InputError` for fewer than two classes.
     """
-    if n_classes < 2:
-        raise InputError(f'a classifier needs two classes or more, not {n_classes}')
-    if not 0 <= dropout < 1:
-        raise InputError(f'a dropout of {dropout} makes no sense: give a share from 0 to below 1')
-    initializer = keras.initializers.GlorotUniform(seed=seed)
-    units = 1 if n_classes == 2 else n_classes
-    return keras.Sequential([
-        base,
-        keras.layers.GlobalAveragePooling2D(name='pooling'),
-        *([keras.layers.Dropout(dropout, seed=seed, name='dropout')] if dropout else []),
-        keras.layers.Dense(units, kernel_initializer=initializer, name='logits'),
-    ])
+    pooling = keras.layers.GlobalAveragePooling2D(name='pooling')
+    return TransferModel(backbone, pooling, head or default_head(n_classes, seed, dropout))
 
 # %% ../nbs/02_feature_extraction.ipynb #73a8cd06
+@delegates(fit_head)
 def train_head(
-    base: keras.Model,  # from `base_model`; it is frozen
+    backbone: keras.Model,  # from `base_model`; it is frozen
     data: Data,  # from `load_data`
     epochs: int = 10,  # 1 or more
     learning_rate: float = 1e-4,  # of RMSprop
-    verbose: int | str = 'auto',  # as in keras.Model.fit
-    store: Store | None = None,  # where activations are kept, by default `Store()`
-    fine_tune_from: str | None = None,  # the layer that fine-tuning will begin with, if there will be any
     dropout: float = 0.0,  # see `add_head`
-    augment: str = 'none',  # see `train_above`
-    **arguments,  # of `transfer_cvd.checkpoints.fit`, such as `checkpoint` or `callbacks`
-) -> keras.Model:
-    """Train a new head on the features of the frozen `base`, each photo's computed once, and return the whole model.
+    head: keras.Layer | None = None,  # one of your own, see `add_head`
+    **kwargs,  # of `fit_head`
+) -> TransferModel:
+    """Train a new head on the features of the frozen `backbone`, each photo's computed once; return the whole model.
 
     The model gives logits for batches in [-1, 1] and is compiled. Its `histories['feature_extraction']` holds what
-    `fit` recorded, a list with one value an epoch for `loss`, `accuracy`, `val_loss` and `val_accuracy`, the
-    `learning_rate`, and whether `activations` were kept. The result equals that of `fit` on the photos from the same start
-    in the same order, to the rounding of the store's engine; but dropout within a base, as EfficientNet and
-    EfficientNetV2 have it, is left out in frozen layers, where `fit` would apply it.
+    `fit` recorded. The result equals that of `fit` on the photos from the same start in the same order, to rounding;
+    but dropout within a backbone, as EfficientNet has it, is left out in frozen layers, where `fit` would apply it.
     """
-    if epochs < 1:
-        raise InputError(f'{epochs} epochs are too few to train the head: give 1 or more')
-    store = store or Store()
-    model = compile_classifier(add_head(freeze(base), len(data.class_names), data.seed, dropout), learning_rate)
-    head = compile_classifier(keras.Sequential([keras.Input(base.output_shape[-1:]), *model.layers[2:]]), learning_rate)
-    wanted = what_to_keep(base, fine_tune_from, store.dtype)
-    history = train_above(model, head, wanted, data, store, epochs, augment, verbose=verbose, **arguments)
-    model.histories = {'feature_extraction': history | {'learning_rate': learning_rate}}
-    return model
+    check_epochs(epochs, 'to train the head')
+    model = add_head(freeze(backbone), len(data.class_names), data.seed, dropout, head)
+    return fit_head(model, data, epochs, learning_rate, **kwargs)

@@ -7,65 +7,49 @@ __all__ = ['unfreeze_from', 'fine_tune']
 
 # %% ../nbs/03_fine_tuning.ipynb #imports0
 import keras
+from fastcore.meta import delegates
 
-from .errors import InputError
-from .features.store import Store, Wanted
-from .networks.classifier import compile_classifier
-from .networks.surgery import layer_position, product_precision
+from .config import check_epochs
+from .networks.classifier import TransferModel
+from .networks.surgery import layer_position
 from .photos.data import Data
-from .training.fine_tune import parts_to_train
-from .training.frozen import train_above
+from .training.fine_tune import fit_top
 
 # %% ../nbs/03_fine_tuning.ipynb #cell006
 def unfreeze_from(
-    base: keras.Model,  # changed in place
+    backbone: keras.Model,  # changed in place
     layer_name: str,  # the first layer that is to be trained
     freeze_batch_norm: bool = False,  # whether batch normalization layers stay frozen everywhere
 ) -> keras.Model:
-    """Make `base` trainable from `layer_name` on and freeze what lies before; return it. Compile the model that holds it afterwards.
+    """Make `backbone` trainable from `layer_name` on, freeze what lies before, and return it. Compile afterwards.
 
     A frozen batch normalization layer runs in inference mode, and its moving statistics stay bit for bit as they are.
     Raises `InputError` if there is no such layer.
     """
-    boundary = layer_position(base, layer_name)
-    base.trainable = True
-    for position, layer in enumerate(base.layers):
+    boundary = layer_position(backbone, layer_name)
+    backbone.trainable = True
+    for position, layer in enumerate(backbone.layers):
         is_batch_norm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = position >= boundary and not (freeze_batch_norm and is_batch_norm)
-    return base
+    return backbone
 
 # %% ../nbs/03_fine_tuning.ipynb #cell019
+@delegates(fit_top)
 def fine_tune(
-    model: keras.Model,  # from `train_head`; changed in place
+    model: TransferModel,  # from `train_head`; changed in place
     data: Data,  # from `load_data`
-    from_layer: str,  # the first layer of the base that is trained, such as 'block_11_expand_BN'
+    from_layer: str,  # the first layer of the backbone that is trained, such as 'block_11_expand_BN'
     epochs: int = 10,  # more epochs, 1 or more
     learning_rate: float = 1e-5,  # of RMSprop
-    freeze_batch_norm: bool = False,  # whether batch normalization stays in inference mode
-    verbose: int | str = 'auto',  # as in keras.Model.fit
-    store: Store | None = None,  # where activations are kept, by default `Store()`
-    optimizer: keras.optimizers.Optimizer | None = None,  # in place of RMSprop
-    precision: str = 'float32',  # of the products in training, one of `transfer_cvd.activations.PRODUCT_PRECISIONS`
-    **arguments,  # of `transfer_cvd.checkpoints.fit`, such as `checkpoint`, `keep` or `class_weight`
-) -> keras.Model:
-    """Train the head and the base's layers from `from_layer` on, and return the model, compiled, giving logits for batches in [-1, 1].
+    freeze_batch_norm: bool = False,  # by default batch normalization is in training mode above the boundary
+    **kwargs,  # of `fit_top`, such as all of `fast_recipe`
+) -> TransferModel:
+    """Train the head and the backbone's layers from `from_layer` on, and return `model`, compiled.
 
-    Its `histories['fine_tuning']` holds what `fit` recorded, as `train_head` describes it, and the `precision` of the products.
-    The result equals that of `fit` on the photos from the same start in the same order, as `train_head` describes it, with
-    products in float32. With bfloat16 it is near to that, and the losses recorded are of such products too; where
-    activations cannot be kept the products are float32 always.
-    What the layers below give is kept: for MobileNetV2 at 160 pixels 19 kB a photo. Raises `InputError` for an unknown layer or
+    Batch normalization above the boundary is in training mode unless it is frozen. The epochs are counted on from the
+    earlier stage, and `histories['fine_tuning']` holds what `fit` recorded. Raises `InputError` for an unknown layer or
     precision, or too few epochs.
     """
-    if epochs < 1:
-        raise InputError(f'{epochs} epochs are too few to fine-tune: give 1 or more')
-    store, precision = store or Store(), product_precision(precision)
-    lower, above = parts_to_train(model, from_layer, freeze_batch_norm, precision)
-    compile_classifier(model, learning_rate, optimizer)
-    compile_classifier(above, learning_rate, optimizer)
-    histories = dict(getattr(model, 'histories', {}))
-    done = sum(len(stage['loss']) for stage in histories.values())
-    history = train_above(model, above, [Wanted(lower, store.dtype)], data, store, epochs, done_before=done, verbose=verbose, **arguments)
-    used = precision if history['activations'] else 'float32'
-    model.histories = histories | {'fine_tuning': history | {'learning_rate': learning_rate, 'precision': used}}
-    return model
+    check_epochs(epochs, 'to fine-tune')
+    unfreeze_from(model.backbone, from_layer, freeze_batch_norm)
+    return fit_top(model, data, from_layer, epochs, learning_rate, **kwargs)

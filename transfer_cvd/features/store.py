@@ -116,6 +116,7 @@ class Kept(NamedTuple):
     values: np.ndarray  # (m, ...), a memory map
     labels: np.ndarray  # (m,), int64
     places: np.ndarray  # (n,), int64
+    backend: str = ''
 
 
 def default_folder() -> Path:
@@ -161,18 +162,27 @@ class Store:
 
     def __init__(
         self,
-        folder: str | Path | None = '',  # None for one that is removed in the end; by default `default_folder`
+        folder: str | Path | None = None,
         limit: float = 20.0,  # gigabytes; beyond it the entries go that were not used for the longest time
         dtype: str = 'float16',  # of the tensors that fine-tuning starts from: 'float16' or 'float32'
-        engine: str = 'auto',  # see `choose_engine`
+        backend: str = 'auto',
     ):
         if dtype not in ('float16', 'float32'):
             raise InputError(f'activations cannot be kept as {dtype}: give float16 or float32')
-        self._temporary = tempfile.TemporaryDirectory(prefix='activations-') if folder is None else None
-        self.folder = Path(self._temporary.name if folder is None else folder or default_folder()).expanduser()
-        self.limit, self.dtype, self.engine = limit, dtype, engine
+        self.folder = Path(folder or default_folder()).expanduser()
+        self.limit, self.dtype, self.engine = limit, dtype, backend
         self.engines: dict[tuple[str, ...], Engine] = {}  # the last that was chosen, by the fingerprints of what it computes
         self.computed_by = ''  # name, precision and difference of the engine that computed what was asked for last of training photos
+
+    @classmethod
+    def temporary(cls, **options):
+        temporary = tempfile.TemporaryDirectory(prefix='activations-')
+        store = cls(temporary.name, **options)
+        store._temporary = temporary
+        return store
+
+    def keep(self, series, *wanted, indices=None):
+        return keep(self, series, *wanted, indices=indices)
 
     def entries(self) -> list[Description]:
         """All entries, the last used first."""
@@ -260,9 +270,9 @@ def _compute(entries: list[Entry], lacking: list[set[int]], runs: list[range], p
                 _write_block(entry, block, pieces, blocks)
 
 # %% ../../nbs/inside/features/store.ipynb #cell038
-def _locate(store: Store, wanted: Wanted, network: str, data, series) -> tuple[Path, dict]:
+def _locate(store: Store, wanted: Wanted, network: str, series) -> tuple[Path, dict]:
     "Folder and key of what is wanted, whose model has the fingerprint `network`."
-    key = {'photos': series.identity, 'network': network, 'size': data.image_size, 'preprocessing': PREPROCESSING,
+    key = {'photos': series.identity, 'network': network, 'size': series.image_size, 'preprocessing': PREPROCESSING,
            'dtype': wanted.dtype, 'engine': store.engine, 'versions': [tf.__version__, keras.__version__]}
     return store.folder / blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=12).hexdigest(), key
 
@@ -276,7 +286,7 @@ def _is_there(folder: Path, key: dict) -> bool:
     return True
 
 # %% ../../nbs/inside/features/store.ipynb #cell039
-def _open(store: Store, wanted: list[Wanted], located: list[tuple[Path, dict]], data, n: int) -> list[Entry]:
+def _open(store: Store, wanted: list[Wanted], located: list[tuple[Path, dict]], series, n: int) -> list[Entry]:
     "The entries of all that is wanted; those that are not there are made, empty, after room was made for them."
     shapes = [each.model.output_shape[1:] for each in wanted]
     new = [not _is_there(*place) for place in located]
@@ -290,20 +300,19 @@ def _open(store: Store, wanted: list[Wanted], located: list[tuple[Path, dict]], 
             shutil.rmtree(folder, ignore_errors=True)
         entries.append(Entry(folder, n, shape, each.dtype))
         if is_new:
-            about = f'{data.name}, {each.model.name}, {" x ".join(map(str, shape))} for {n:,} photos'
+            about = f'{series.name}, {each.model.name}, {" x ".join(map(str, shape))} for {n:,} photos'
             with replacing(folder / 'entry.json') as beside:
                 beside.write_text(json.dumps({'about': about, 'key': key}, indent=1), encoding='utf-8')
     return entries
 
 # %% ../../nbs/inside/features/store.ipynb #cell040
-def _engine(store: Store, data, models: list[keras.Model], networks: list[str]) -> Engine:
+def _engine(store: Store, series, models: list[keras.Model], networks: list[str]) -> Engine:
     "The engine for these models. It follows from the data as a whole, so that all splits are computed alike, whatever is there of them."
     known = tuple(networks)
     if known not in store.engines:
-        both = {series.identity: len(series.labels) for series, _ in map(data.series_of, ('train', 'validation'))}
-        first = data.format(data.series_of('train')[0].raw.take(PASS_BATCH)).batch(PASS_BATCH)
+        first = series.formatted(0, PASS_BATCH).batch(PASS_BATCH)
         network = keras.Model(models[0].input, [model.output for model in models])
-        store.engines = {known: choose_engine(network, store.engine, next(iter(first))[0].numpy(), sum(both.values()))}
+        store.engines = {known: choose_engine(network, store.engine, next(iter(first))[0].numpy(), series.n_all)}
     return store.engines[known]
 
 
@@ -327,36 +336,35 @@ def _locked(path: Path) -> contextlib.AbstractContextManager:
 # %% ../../nbs/inside/features/store.ipynb #cell042
 def keep(
     store: Store,  # where to
-    data,  # a `Data`
-    split: str,  # 'train', 'validation' or 'test'
+    series,
     *wanted: Wanted,  # of one base
+    indices=None,
 ) -> list[Kept]:
     """Return what is wanted for the photos of a split, from the store or computed and kept, in one pass.
 
     Before anything is computed, size and place are said on the error channel. Raises `NoRoom` if there is not
     enough room, and `InputError` if a value does not fit its kind of number or the store cannot be written.
     """
-    series, places = data.series_of(split)
+    places = np.arange(len(series.labels)) if indices is None else indices
     networks = [fingerprint(each.model) for each in wanted]
     try:
         store.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            located = [_locate(store, each, network, data, series) for each, network in zip(wanted, networks)]
+            located = [_locate(store, each, network, series) for each, network in zip(wanted, networks)]
             for name in sorted({folder.name for folder, _ in located}):  # in order, so that two processes cannot wait for each other
                 stack.enter_context(_locked(store.folder / f'{name}.lock'))
-            entries = _open(store, wanted, located, data, len(series.labels))
+            entries = _open(store, wanted, located, series, len(series.labels))
             runs, lacking = _blocks(entries)
             if lacks := [i for i, blocks in enumerate(lacking) if blocks]:
-                engine = _engine(store, data, [wanted[i].model for i in lacks], [networks[i] for i in lacks])
+                engine = _engine(store, series, [wanted[i].model for i in lacks], [networks[i] for i in lacks])
                 for i in lacks:
                     _note_engine(located[i][0], engine)
-                photos = lambda start, stop: data.format(series.raw.skip(start).take(stop - start)).batch(PASS_BATCH).prefetch(2)
+                photos = lambda start, stop: series.formatted(start, stop).batch(PASS_BATCH).prefetch(2)
                 _compute([entries[i] for i in lacks], [lacking[i] for i in lacks], runs, photos, series.labels, engine)
-            if split == 'train':
-                store.computed_by = _about(located[0][0]).get('engine', '')
+            said = [_about(folder).get('engine', '') for folder, _ in located]
     except OSError as error:
         raise InputError(f'cannot write to {printable(store.folder)} ({error.strerror or error}): choose another folder for activations') from None
-    return [Kept(entry.values, series.labels, places) for entry in entries]
+    return [Kept(entry.values, series.labels, places, engine_) for entry, engine_ in zip(entries, said)]
 
 # %% ../../nbs/inside/features/store.ipynb #cell056
 def read_kept(

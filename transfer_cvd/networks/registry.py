@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MOBILENET', 'MOBILENET_V2', 'MOBILENET_V3', 'EFFICIENTNET_LITE', 'EFFICIENTNET', 'EFFICIENTNET_V2', 'CONVNEXT',
            'NASNET', 'DENSENET', 'INCEPTION', 'XCEPTION', 'RESNET', 'RESNET_V2', 'VGG', 'BASES', 'DEVIATIONS', 'Family',
-           'Base', 'scale_input', 'build_base', 'weights_path', 'bases_here', 'require_weights', 'bases_table']
+           'Base', 'scale_input', 'build_base', 'weights_path', 'bases_here', 'require_weights', 'bases_table',
+           'find_base', 'check_image_size', 'load_backbone']
 
 # %% ../../nbs/using/networks.ipynb #imports0
 import os
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import keras
 
 from ..config import require_network
-from ..errors import InputError
+from ..errors import InputError, unknown_name
 
 # %% ../../nbs/using/networks.ipynb #cell006
 class Family(NamedTuple):
@@ -223,3 +224,29 @@ def bases_table() -> str:
         line = f'{base.name:20}{base.parameters / 1e6:10.1f} M{base.image_size:6}{accuracy:>10}{work:8.{1 if work < 10 else 0}f}'
         lines.append(f'{line}  {"here" if base.name in here else ""}'.rstrip())
     return '\n'.join(lines)
+
+# %% ../../nbs/using/networks.ipynb #cb4e4267
+def find_base(name: str) -> Base:
+    if name not in BASES:
+        raise unknown_name('base', name, BASES)
+    return BASES[name]
+
+
+def check_image_size(base: Base, image_size: int | None) -> int:
+    size = base.image_size if image_size is None else image_size
+    if size < base.family.smallest:
+        raise InputError(f'an image size of {size} is too small for {base.name}: {base.family.smallest} pixels or more are needed')
+    return size
+
+
+def load_backbone(base: Base, image_size: int, weights: str | None = 'imagenet') -> 'keras.Model':
+    if weights not in ('imagenet', None):
+        raise InputError(f"there are no weights {weights!r}: give 'imagenet', or None for random weights")
+    if weights is None or base.keras_name is None:
+        return build_base(base, image_size, weights)
+    source, path = require_weights(base, image_size), weights_path(base, image_size)
+    try:
+        return build_base(base, image_size, source)
+    except Exception as error:
+        again = f'delete {path} and try again' if path.exists() else 'try again'
+        raise InputError(f'the ImageNet weights of {base.name} cannot be loaded ({error}): {again}') from error

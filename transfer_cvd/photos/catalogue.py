@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from ..config import require_network
 from ..errors import InputError, unknown_name
 from .data import Data, Series, count_labels, identity_of
-from ..datasets.drawn_pets import builder as _  # makes the name drawn_pets known
+from ..datasets.drawn_pets import builder as _drawn_pets  # noqa: F401 (makes the name drawn_pets known)
 
 # %% ../../nbs/inside/photos/catalogue.ipynb #a111424c
 def _known_names() -> list[str]:

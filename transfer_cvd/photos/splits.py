@@ -6,7 +6,7 @@
 __all__ = ['BORDERS', 'FEW', 'LARGE', 'LARGE_SHARE', 'place', 'split_at', 'fill_splits', 'assign_splits', 'PhotoFolder',
            'missing_splits', 'split_photos', 'class_warnings', 'split_warnings', 'copy_warnings', 'check_trained',
            'check_filled', 'groups_apart', 'group_warnings', 'large_groups', 'large_warnings', 'stay_together',
-           'follow_oldest', 'write_splits', 'write_skipped']
+           'follow_oldest', 'write_splits', 'write_skipped', 'group_numbers']
 
 # %% ../../nbs/inside/photos/splits.ipynb #imports0
 import csv
@@ -89,6 +89,10 @@ class PhotoFolder:
     times: list[int]  # of the files' last changes, in nanoseconds since 1970
     warnings: list[str]  # one line each
     contents: list[str]  # hexadecimal, the same for identical photos
+
+    def indices(self, split: str) -> np.ndarray:
+        """Return the indices of a split's photos, int64 `(n,)`."""
+        return np.flatnonzero(np.array(self.splits) == split)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -333,3 +337,10 @@ def write_skipped(
 ) -> None:
     """Write a row for each file that was left out: path and reason."""
     _write_table(path, ['path', 'reason'], found.skipped)
+
+# %% ../../nbs/inside/photos/splits.ipynb #9eb980e3
+def group_numbers(n: int, groups: list[list[int]]) -> np.ndarray:
+    numbers = np.arange(n)
+    for group in groups:
+        numbers[group] = min(group)
+    return numbers

@@ -13,33 +13,37 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-from ..features.store import Store, Wanted, keep, read_kept
-from ..networks.classifier import compile_classifier
+from ..features.store import Store, Wanted, read_kept
+from ..networks.classifier import TransferModel, compile_classifier
 from ..photos.data import Data
-from .fine_tune import parts_to_train
+from .fine_tune import split_model
 
 # %% ../../nbs/inside/training/learning_rate.ipynb #cell006
 def find_learning_rate(
-    model: keras.Model,  # from `train_head`; its weights are put back, and it has to be compiled again
+    model: TransferModel,  # its backbone is unfrozen from `from_layer` on; compile it again afterwards
     data: Data,  # what it is trained on
-    from_layer: str,  # the first layer of the base that is trained
+    from_layer: str,  # the first layer of the backbone that is trained
     lowest: float = 1e-6,  # learning rate of the first step
     highest: float = 1e-1,  # and of the last
     steps: int = 60,  # training steps, one batch each
     store: Store | None = None,  # where activations are kept, by default `Store()`
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Train with a learning rate that grows from step to step; return the rates and the losses of the batches, each `(steps,)`.
+    """Train with a learning rate that grows from step to step; return the rates and losses of the batches, `(steps,)`.
 
-    Source: Smith, 'Cyclical learning rates for training neural networks', 2015, arXiv:1506.01186.
+    The weights are put back afterwards. Source: Smith, 'Cyclical learning rates for training neural networks', 2015,
+    arXiv:1506.01186.
     """
-    store, weights = store or Store(), model.get_weights()
-    lower, above = parts_to_train(model, from_layer, freeze_batch_norm=True)
-    kept, = keep(store, data, 'train', Wanted(lower, store.dtype))
+    store = store or Store()
+    weights = model.get_weights()
+    lower, above = split_model(model, from_layer)
+    series, indices = data.series_of('train')
+    kept, = store.keep(series, Wanted(lower, store.dtype), indices=indices)
     rates = keras.optimizers.schedules.ExponentialDecay(lowest, steps - 1, highest / lowest)
     compile_classifier(above, lowest, keras.optimizers.AdamW(rates))
-    epochs = math.ceil(steps * data.batch_size / len(kept.places))
+    epochs = math.ceil(steps * data.batch_size / len(indices))
+    positions = data.epochs(tf.data.Dataset.range(len(indices)), epochs)
     losses = []
-    for batch, labels in read_kept(kept, data.epochs(tf.data.Dataset.range(len(kept.places)), epochs)).take(steps):
+    for batch, labels in read_kept(kept, positions).take(steps):
         above.reset_metrics()
         losses.append(float(above.train_on_batch(batch, labels, return_dict=True)['loss']))
     model.set_weights(weights)
@@ -56,7 +60,8 @@ def plot_learning_rates(
     mean = np.convolve(losses, np.full(over, 1 / over), 'valid')
     axes.semilogx(rates, losses, '.', color='silver', label='one batch')
     axes.semilogx(rates[over // 2:][:len(mean)], mean, label=f'mean of {over}')
-    axes.set(title='Training loss while the learning rate grows', xlabel='learning rate', ylabel='loss', ylim=(0, min(losses.max(), 5 * mean[0])))
+    axes.set(title='Training loss while the learning rate grows', xlabel='learning rate', ylabel='loss',
+             ylim=(0, min(losses.max(), 5 * mean[0])))
     axes.legend()
     figure.tight_layout()
     plt.close(figure)
