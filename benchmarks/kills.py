@@ -20,13 +20,13 @@ from PIL import Image
 
 from measuring import RESULTS, Rows, conditions
 from transfer_cvd.datasets.drawn_pets.drawing import draw_pet
-from transfer_cvd.training.fine_tune import SCHEDULES
+from transfer_cvd.config import SCHEDULES
 
-COMMAND = 'from transfer_cvd.command_line import main; main()'
+COMMAND = 'from transfer_cvd.cli import main; main()'
 KILLED = '''
 import os, signal, sys, threading
 stage, n, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]); del sys.argv[1:4]
-import transfer_cvd.checkpoints as checkpoints, transfer_cvd.store as store
+import transfer_cvd.features.store as store, transfer_cvd.training.fit as fit
 
 begun = []
 
@@ -39,11 +39,11 @@ def begin_batch(of_stage):
         threading.Timer(seconds, kill).start() if seconds else kill()
 
 def counting(*arguments, choose=store.choose_engine):
-    engine = choose(*arguments)
-    return engine._replace(run=lambda photos: begin_batch('pass') or engine.run(photos))
+    backend = choose(*arguments)
+    return backend._replace(run=lambda photos: begin_batch('pass') or backend.run(photos))
 
 store.choose_engine = counting
-checkpoints._AfterEachEpoch.on_train_batch_begin = lambda self, batch, logs=None: begin_batch(self.path.stem)
+fit._AfterEachEpoch.on_train_batch_begin = lambda self, batch, logs=None: begin_batch(self.path.stem)
 ''' + COMMAND  # arguments: a stage, the number of a batch in it, and how many seconds after the beginning of this batch
 STAGES = ('pass', 'feature_extraction', 'fine_tuning')
 BATCHES = {('tutorial', 'pass'): 18, ('fast', 'pass'): 18, ('fast', 'fine_tuning'): 23}  # one of so many is chosen; all others have 44

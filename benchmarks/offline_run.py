@@ -21,7 +21,7 @@ from transfer_cvd.evaluation.metrics import accuracy_interval
 from transfer_cvd.inference.classifier import Classifier
 
 os.environ['TRANSFER_CVD_OFFLINE'] = '1'
-COMMAND = 'from transfer_cvd.command_line import main; main()'
+COMMAND = 'from transfer_cvd.cli import main; main()'
 
 
 def train(seed: int, folder: Path, name: str) -> float:

@@ -22,7 +22,7 @@ from transfer_cvd.runs import run
 
 BASE = 'mobilenet_v2'
 KINDS = ('whole command', 'cross-validation', 'memory')
-COMMAND = 'from transfer_cvd.command_line import main; main()'
+COMMAND = 'from transfer_cvd.cli import main; main()'
 
 
 def whole_command(folder: Path, seed: int) -> dict:

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-from transfer_cvd.training.head import CS, choose_C, class_weights, cross_validate, group_numbers
+from transfer_cvd.photos.splits import group_numbers
+from transfer_cvd.training.head import CS, choose_C, class_weights, cross_validate
 from transfer_cvd.config import TrainConfig
 from transfer_cvd.runs import run
 
