@@ -44,7 +44,7 @@ def test_photos_are_mirrored_without_room_too(base, data, stores):
 def test_both_ways_end_with_the_same_weights(base, data, stores, tmp_path):
     """Each variable by itself: kernels, and the moving statistics of batch normalization in training mode."""
     start, ends = base.get_weights(), []
-    for store in (Store(tmp_path, dtype='float32', engine='tensorflow'), stores[False]):
+    for store in (Store(tmp_path, dtype='float32', backend='tensorflow'), stores[False]):
         base.set_weights(start)
         model = train_head(base, data, 1, verbose=0, store=store)
         fine_tune(model, data, 'normalization', 2, learning_rate=0.001, verbose=0, store=store)
