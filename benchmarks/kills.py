@@ -38,11 +38,11 @@ def begin_batch(of_stage):
     if of_stage == stage and begun.count(stage) == n:
         threading.Timer(seconds, kill).start() if seconds else kill()
 
-def counting(*arguments, choose=store.choose_engine):
+def counting(*arguments, choose=store.choose_backend):
     backend = choose(*arguments)
     return backend._replace(run=lambda photos: begin_batch('pass') or backend.run(photos))
 
-store.choose_engine = counting
+store.choose_backend = counting
 fit._AfterEachEpoch.on_train_batch_begin = lambda self, batch, logs=None: begin_batch(self.path.stem)
 ''' + COMMAND  # arguments: a stage, the number of a batch in it, and how many seconds after the beginning of this batch
 STAGES = ('pass', 'feature_extraction', 'fine_tuning')

@@ -64,8 +64,8 @@ def _check_place(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f'{printable(out)} is in use: choose another --out; it was left as it is')
     if out.is_symlink() or os.path.ismount(out) or (out.exists() and out.samefile(Path.cwd())):
-        raise InputError(f'{printable(out)} is a link, a mounted folder or the folder you are in, to which results cannot '
-                         f'be moved in one step: choose a folder in it, such as --out {printable(out / "run")}')
+        raise InputError(f'{printable(out)} is a link, a mounted folder or the folder you are in, to which results '
+                         f'cannot be moved in one step: choose a folder in it, such as --out {printable(out / "run")}')
 
 
 def _begin(out: Path, work: Path, settings: dict) -> bool:
@@ -155,7 +155,10 @@ def working_for(
 def resumed(
     out: Path,  # where the results of the unfinished run will be
 ) -> tuple[TrainConfig, Path]:
-    """Return what an unfinished run was asked for, and the folder it was begun in. Raises `InputError` if there is none."""
+    """Return what an unfinished run was asked for, and the folder it was begun in.
+
+    Raises `InputError` if there is none.
+    """
     settings = read_settings(out)
     if settings is None:
         raise InputError(f'there is no unfinished run for {printable(out)}: nothing to resume')

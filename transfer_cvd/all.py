@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from transfer_cvd.training.fine_tune import fast_recipe
 
 # %% ../nbs/using/start.ipynb #ad1b6163
-_all_ = ['Classifier', 'InputError', 'TrainConfig', 'add_head', 'base_model', 'fast_recipe', 'fine_tune', 'format_example',
-         'freeze', 'load_data', 'open_classifier', 'plot_history', 'report', 'show_batch', 'train_head', 'unfreeze_from']
+_all_ = ['Classifier', 'InputError', 'TrainConfig', 'add_head', 'base_model', 'fast_recipe', 'fine_tune',
+         'format_example', 'freeze', 'load_data', 'open_classifier', 'plot_history', 'report', 'show_batch',
+         'train_head', 'unfreeze_from']
 _HOMES = {
     'config': ('TrainConfig',),
     'errors': ('InputError',),

@@ -151,7 +151,8 @@ def cache(
     print(f'{total / 1e9:.2f} GB in {store.folder}')
 
 # %% ../nbs/using/command_line.ipynb #cell026
-ModelPath = Annotated[Path, typer.Argument(help='A model.keras file that `transfer_cvd train` wrote, or an export of it.')]
+ModelPath = Annotated[
+    Path, typer.Argument(help='A model.keras file that `transfer_cvd train` wrote, or an export of it.')]
 Json = Annotated[bool, typer.Option('--json', help='Print one JSON object a line, and nothing else.')]
 
 
@@ -204,7 +205,8 @@ def evaluate(
     else:
         low, high = results['interval']
         print(f'accuracy {results["accuracy"]:.3f} (95% interval {low:.3f} to {high:.3f}, {results["n"]:,} photos), '
-              f'balanced {results["balanced_accuracy"]:.3f}, always the largest class {results["majority_baseline"]:.3f}')
+              f'balanced {results["balanced_accuracy"]:.3f}, '
+              f'always the largest class {results["majority_baseline"]:.3f}')
         for name, recall in results['recall'].items():
             print(f'{name}: no photos' if recall is None else f'{name}: {recall:.3f} found')
     return int(bool(evaluation.unreadable))

@@ -134,7 +134,8 @@ class TrainConfig:
     """What a training run is asked for. Raises `InputError` for what makes no sense."""
 
     data: str | None = option(
-        None, 'A folder with a sub-folder of photos for each class, a .csv with the columns path and label, or a data set.',
+        None, 'A folder with a sub-folder of photos for each class, a .csv with the columns path and label, '
+        'or a data set.',
         'cats_vs_dogs, offline drawn_pets')
     base: str | None = option(
         None, 'The pretrained network, one of those that `transfer_cvd bases` lists.',

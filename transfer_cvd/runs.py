@@ -334,7 +334,7 @@ def run(
     config: TrainConfig,  # what is asked for
     folder: Path,  # an empty folder for the results, or one with checkpoints of the same run
 ) -> Report:
-    """Train, test, and write all results to `folder`; return the report. Raises `InputError` for what cannot be used."""
+    """Train, test, write all results to `folder`; return the report. Raises `InputError` for what cannot be used."""
     used = defaults(config.offline or offline())
     used = used._replace(data=config.data or used.data, base=config.base or used.base)
     _logger.info('%s', used._replace(data=printable(used.data)))

@@ -89,8 +89,8 @@ def plot_confusion(
 ) -> plt.Figure:
     """Draw the confusion matrix with the photos in each cell, shaded by the share of the true class.
 
-    Above 12 classes the shares are left to the shading, and empty cells stay empty. Above 50 the numbers are too, labels
-    stand in place of names, and the picture grows no more.
+    Above 12 classes the shares are left to the shading, and empty cells stay empty. Above 50 the numbers are too,
+    labels stand in place of names, and the picture grows no more.
     """
     n = len(evaluation.class_names)
     counts = np.array(evaluation.results['confusion'])
@@ -121,10 +121,10 @@ def plot_mistakes(
     photos: Mapping[int, np.ndarray],  # uint8 (height, width, 3), by index: those of the first `n` mistakes at least
     n: int = 9,  # at most so many
 ) -> plt.Figure:
-    """Draw the `n` wrongly classified photos with the highest confidence, the most confident first; return the figure."""
+    """Draw the `n` wrong answers with the highest confidence, the most confident first; return the figure."""
     names, worst = evaluation.class_names, evaluation.mistakes[:n]
-    titles = [f'{names[evaluation.labels[i]]}, taken for {names[evaluation.predicted[i]]} ({evaluation.confidence[i]:.3f})'
-              for i in worst]
+    said = [f'{names[evaluation.predicted[i]]} ({evaluation.confidence[i]:.3f})' for i in worst]
+    titles = [f'{names[evaluation.labels[i]]}, taken for {answer}' for i, answer in zip(worst, said)]
     figure = _captioned(evaluation, photos, worst, titles)
     wrong = len(evaluation.mistakes)
     figure.suptitle(f'Mistakes in {len(evaluation.labels):,} photos: {wrong}, the most certain first', y=1.02)
@@ -141,7 +141,8 @@ def plot_least_confident(
     titles = [f'{names[evaluation.labels[i]]}: {names[evaluation.predicted[i]]} {evaluation.confidence[i]:.3f}'
               for i in indices]
     figure = _captioned(evaluation, photos, indices, titles)
-    figure.suptitle(f'The least certain of {len(evaluation.labels):,} photos: what each is, and what was answered', y=1.02)
+    n_photos = len(evaluation.labels)
+    figure.suptitle(f'The least certain of {n_photos:,} photos: what each is, and what was answered', y=1.02)
     return figure
 
 # %% ../../nbs/inside/evaluation/plots.ipynb #bd135590

@@ -36,8 +36,8 @@ def serving_model(
 ) -> keras.Model:
     """Return a model from uint8 RGB photos `(n, height, width, 3)` to probabilities `(n, n_classes)`, float32.
 
-    Photos may have any size. It scales and resizes as `format_example` does, and has Keras' own layers only. The probabilities are in the order of
-    `class_names`. Raises `ValueError` if the network has not as many outputs as there are names.
+    Photos may have any size. It scales and resizes as `format_example` does, and has Keras' own layers only. The
+    probabilities are in the order of `class_names`. Raises `ValueError` if the network has not as many outputs as there are names.
     """
     n_logits = network.output_shape[-1]
     if len(class_names) != max(2, n_logits):
@@ -54,7 +54,7 @@ def serving_model(
 def network_of(
     model: keras.Model,  # from `serving_model`
 ) -> keras.Model:
-    """Return the trained network in `model`, from batches in [-1, 1] to logits. Raises `ValueError` if there is none."""
+    """Return the trained network in `model`, from batches in [-1, 1] to logits; raise `ValueError` without one."""
     return model.get_layer('network')
 
 # %% ../../nbs/using/classifier.ipynb #cell028
@@ -115,7 +115,8 @@ def write_model(
 ) -> float:
     """Write the file, compare it in a new process with the network in memory; return the largest difference.
 
-    If probabilities differ by more than 1e-5 nothing is kept and `RuntimeError` is raised. Raises `InputError` if it cannot be written.
+    If probabilities differ by more than 1e-5 nothing is kept and `RuntimeError` is raised. Raises `InputError` if it
+    cannot be written.
     """
     if Path(path).suffix != '.keras':
         raise InputError(f'the model file {printable(path)} needs a name that ends in .keras')
@@ -195,7 +196,8 @@ class Classifier(Predictor):
         probabilities = model.get_layer('probabilities')
         graph = tf.function(lambda images: probabilities(self.network(images, training=False)),
                             input_signature=[signature])
-        super().__init__(lambda images: graph(images).numpy(), list(class_names), self.network.input_shape[1], facts or {})
+        image_size = self.network.input_shape[1]
+        super().__init__(lambda images: graph(images).numpy(), list(class_names), image_size, facts or {})
 
     @classmethod
     def from_network(

@@ -291,7 +291,10 @@ def samples(
     classifier: Predictor,  # what is exported
     data: str | Path | None = None,  # a folder, with or without classes, or a .csv file; by default drawn pets
 ) -> Samples:
-    """Read photos, at most 400, format them for `classifier`, and say what they are. Raises `InputError` if there are none."""
+    """Read photos, at most 400, format them for `classifier`, and say what they are.
+
+    Raises `InputError` if there are none.
+    """
     if data is None:
         pairs = _drawn(classifier.class_names)
     elif os.path.isdir(data) and not look_into(data)[0]:
@@ -366,7 +369,9 @@ class Export(NamedTuple):
 
     def __str__(self) -> str:
         known = self.accuracy is not None
-        accuracy = f'accuracy {self.accuracy:.3f}, of the original {self.original_accuracy:.3f}' if known else 'their labels are not known'
+        accuracy = 'their labels are not known'
+        if known:
+            accuracy = f'accuracy {self.accuracy:.3f}, of the original {self.original_accuracy:.3f}'
         return (f'{printable(self.path)}: {self.format}, {self.bytes / 1e6:.1f} MB; on {self.n} photos ({self.source}) '
                 f'probabilities differ by at most {self.difference:.1e}; {accuracy}')
 
@@ -436,7 +441,8 @@ def export_classifier(
     try:
         work = Path(tempfile.mkdtemp(prefix=f'.{target.name}-', dir=target.parent))
     except OSError as error:
-        raise InputError(f'cannot write to {printable(target.parent)} ({error.strerror}): choose another place') from None
+        shown = printable(target.parent)
+        raise InputError(f'cannot write to {shown} ({error.strerror}): choose another place') from None
     try:
         with quiet():
             WRITERS[format](classifier, work / target.name, **options)

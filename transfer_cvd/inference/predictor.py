@@ -143,7 +143,7 @@ class Prediction(NamedTuple):
         self,
         k: int | None = None,  # only so many classes, the most probable first; by default all, in their own order
     ) -> dict:
-        """Return the answer as JSON can hold it: `path` with `class`, `probability` and `probabilities`, or with `error`."""
+        """Return the answer for JSON: `path` with `class`, `probability` and `probabilities`, or with `error`."""
         if self.error:
             return {'path': _path_text(self.path), 'error': self.error}
         return {
@@ -254,7 +254,7 @@ class Predictor:
         self,
         data: 'str | Path | Data',  # a folder of classes, a .csv with paths and labels, or `Data`
     ) -> Evaluation:
-        """Classify labelled photos. Raises `InputError` for classes that it does not know, and if no photo can be read."""
+        """Classify labelled photos. Raises `InputError` for unknown classes, and if no photo can be read."""
         labelled = labelled_photos(data, self.class_names)
         return evaluate_photos(self.run, labelled, self.class_names, self.image_size)
 

@@ -46,8 +46,8 @@ _TFDS_ERRORS = (
 def _refused(name: str, error: Exception) -> InputError:
     "Why TFDS could not make the data set, by the first line of its own message, and what to do."
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip('.:')
-    return InputError(f'the data set {name} cannot be prepared ({reason}): see to that and run again, or choose another '
-                      '(www.tensorflow.org/datasets/catalog tells what each needs)')
+    return InputError(f'the data set {name} cannot be prepared ({reason}): see to that and run again, or choose '
+                      'another (www.tensorflow.org/datasets/catalog tells what each needs)')
 
 # %% ../../nbs/inside/photos/catalogue.ipynb #cell007
 def open_data_set(

@@ -87,8 +87,8 @@ def count_labels(
 class Data:
     """Labelled photos in three splits.
 
-    `train`, `validation` and `test` give batches `(images, labels)`: float32 `(n, image_size, image_size, 3)` in [-1, 1]
-    and int64 `(n,)`. `raw_train`, `raw_validation` and `raw_test` give the single photos: uint8 `(height, width, 3)`,
+    `train`, `validation` and `test` give batches `(images, labels)`: float32 `(n, image_size, image_size, 3)` in
+    [-1, 1] and int64 `(n,)`. `raw_train`, `raw_validation` and `raw_test` give the single photos: uint8 `(height, width, 3)`,
     int64.
     """
 
@@ -145,7 +145,7 @@ class Data:
         return self.series[split]
 
     def photos_at(self, split: str, indices: Iterable[int]) -> dict[int, np.ndarray]:
-        """Return the photos at these indices of a split, uint8 `(height, width, 3)`: files by path, others in one pass."""
+        """Return the photos at these indices, uint8 `(height, width, 3)`: files by path, others in one pass."""
         wanted = set(map(int, indices))
         if self.paths:
             return {i: _read_again(self.paths[split][i], self.image_size) for i in sorted(wanted)}
@@ -235,6 +235,6 @@ def data_from_photos(
     raw = {split: read_photos(paths[split], found.labels[chosen], image_size) for split, chosen in indices.items()}
     series = photo_series(found, name, image_size)
     return Data(
-        name, raw['train'], raw['validation'], raw['test'], found.class_names, found.counts, image_size, batch_size, seed,
-        photos=found, paths=paths, series={split: (series, chosen) for split, chosen in indices.items()},
+        name, raw['train'], raw['validation'], raw['test'], found.class_names, found.counts,
+        image_size=image_size, batch_size=batch_size, seed=seed, photos=found, paths=paths, series={split: (series, chosen) for split, chosen in indices.items()},
     )

@@ -87,8 +87,8 @@ def read_checkpoint(
     variables = _variables(model)
     shapes = {name: array.shape for name, array in arrays.items() if name.startswith(('model/', 'optimizer/'))}
     if about['key'] != key or shapes != {name: tuple(variable.shape) for name, variable in variables.items()}:
-        raise InputError(f'{printable(path)} is of another training (other photos or settings, or activations were kept '
-                         'in one of the two only): remove it to begin anew')
+        raise InputError(f'{printable(path)} is of another training (other photos or settings, or activations were '
+                         'kept in one of the two only): remove it to begin anew')
     for name, variable in variables.items():
         variable.assign(arrays[name])
     best = [arrays[f'best/{i}'] for i in range(len(model.weights))] if 'best/0' in arrays else None

@@ -205,7 +205,7 @@ def cross_validate(
     class_weight: dict[int, float] | None = None,  # how much a photo of each label counts
     seed: int = 0,  # decides the five parts
 ) -> dict:
-    """Return `accuracy`, its 95% `interval`, `n` and `folds` of heads that are each tested on photos they have not seen.
+    """Return `accuracy`, its 95% `interval`, `n` and `folds` of heads, each tested on photos it has not seen.
 
     Raises `ValueError` if a class has fewer than two groups.
     """
