@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from keras.src.utils import file_utils
 
-from transfer_cvd.networks.surgery import find_cut, layer_position, multiply_adds, split_base
+from transfer_cvd.networks.surgery import find_cut, layer_position, macs, split_backbone
 from transfer_cvd.base_model import base_model
-from transfer_cvd.networks.registry import BASES, bases_table, build_base, weights_path
+from transfer_cvd.networks.registry import BASES, bases_table, build_backbone, weights_path
 from transfer_cvd.errors import InputError
 
 FAMILIES = ('mobilenet', 'mobilenet_v2', 'mobilenet_v3_small', 'efficientnet_lite0', 'nasnet_mobile', 'efficientnet_b0', 'efficientnet_v2_b0',
@@ -67,12 +67,12 @@ def built(request):
         patch.setattr(file_utils, 'get_file', lambda name, *arguments, **options: asked.append(name))
         patch.setattr(keras.Model, 'load_weights', lambda *arguments, **options: None)
         base = BASES[request.param]
-        return base, build_base(base, base.image_size, 'imagenet' if base.keras_name else None), asked
+        return base, build_backbone(base, base.image_size, 'imagenet' if base.keras_name else None), asked
 
 
 def test_a_base_is_what_its_line_says(built):
     base, model, asked = built
-    assert (model.count_params(), multiply_adds(model)) == (base.parameters, base.multiply_adds)
+    assert (model.count_params(), macs(model)) == (base.parameters, base.macs)
     assert model.input_shape == (None, base.image_size, base.image_size, 3) and len(model.output_shape) == 4
     assert asked == ([weights_path(base, base.image_size).name] if base.keras_name else [])
     rule = boundary(base.name, model)
@@ -91,7 +91,7 @@ def test_batches_in_one_range_and_two_parts_that_make_the_whole(built):
         reaches = np.asarray(keras.Model(model.input, conversion.output)(images))
         np.testing.assert_allclose(reaches, preprocess_input(base, pixels), atol=1e-4)
 
-    lower, upper = split_base(model, base.fine_tune_from)
+    lower, upper = split_backbone(model, base.fine_tune_from)
     np.testing.assert_allclose(np.asarray(upper(lower(images))), whole := np.asarray(model(images)), rtol=1e-4, atol=1e-5 * np.abs(whole).max())
     cut = find_cut(model, base.fine_tune_from)
     assert (len(cut) == 1) == (base.family.weights != '{name}_no_top.h5')  # NASNet's cells read from two cells below
@@ -104,7 +104,7 @@ def test_batches_in_one_range_and_two_parts_that_make_the_whole(built):
 def test_weights_of_the_plain_network_fit_and_plain_keras_opens_the_file(name, tmp_path):
     plain = getattr(keras.applications, BASES[name].keras_name)(input_shape=(32, 32, 3), include_top=False, weights=None)
     plain.save(tmp_path / 'plain.h5')
-    base = build_base(BASES[name], 32, str(tmp_path / 'plain.h5'))
+    base = build_backbone(BASES[name], 32, str(tmp_path / 'plain.h5'))
     base.save(tmp_path / 'base.keras')
     opened = keras.models.load_model(tmp_path / 'base.keras', safe_mode=True)
 
@@ -155,7 +155,7 @@ def readonly(nobody, monkeypatch):
 
 
 def test_weights_in_a_cache_that_may_only_be_read(readonly, monkeypatch):
-    model = build_base(BASES['mobilenet_v2'], 96, None)
+    model = build_backbone(BASES['mobilenet_v2'], 96, None)
     readonly('mobilenet_v2', 96, model)
     monkeypatch.setattr(file_utils, 'get_file', never)
     loaded = base_model('mobilenet_v2', image_size=96)
@@ -197,7 +197,7 @@ def test_efficientnet_from_a_file_is_what_keras_makes_of_it(tmp_path, monkeypatc
     plain.layers[2].adapt_variance.assign([0.05, 0.06, 0.07])
     plain.save(path)
     monkeypatch.setattr(file_utils, 'get_file', lambda *arguments, **options: str(path))
-    by_keras, from_file = (build_base(BASES['efficientnet_b0'], 32, weights) for weights in ('imagenet', str(path)))
+    by_keras, from_file = (build_backbone(BASES['efficientnet_b0'], 32, weights) for weights in ('imagenet', str(path)))
     expected = np.asarray(by_keras(pixels))
     np.testing.assert_allclose(np.asarray(from_file(pixels)), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 

@@ -76,7 +76,7 @@ def as_array(
     tensor: Tensor,  # where it lies
     contents: dict[str, bytes],  # of each storage, by its key
 ) -> np.ndarray:
-    """The tensor as a read-only array on the bytes of its storage. Raises `ValueError` or `TypeError` if it does not fit them."""
+    """Return the tensor as a read-only array on its storage. Raises `ValueError` or `TypeError` if it does not fit."""
     dtype = DTYPES[tensor.storage.kind]
     strides = [stride * dtype.itemsize for stride in tensor.strides]
     return np.ndarray(tensor.shape, dtype, contents[tensor.storage.key], tensor.offset * dtype.itemsize, strides)

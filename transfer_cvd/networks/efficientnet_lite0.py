@@ -80,7 +80,7 @@ def inverted_residual(
 def build_network(
     image_size: int,  # height and width of the pictures, in pixels
 ) -> keras.Model:
-    """The whole network with random weights: batches (N, image_size, image_size, 3) in [-1, 1] to (N, 1000) probabilities."""
+    """Return the whole network with random weights: batches in [-1, 1] to (N, 1000) probabilities."""
     conv = {'use_bias': False, 'padding': 'same'}
     inputs = keras.Input((image_size, image_size, 3), name='pictures')
     x = keras.layers.Rescaling(127.5 / 128, 0.5 / 128, name='rescaling')(inputs)
@@ -105,7 +105,7 @@ INSTALL = 'pip install transfer_cvd[offline]'
 
 
 def weight_file() -> Path:
-    """Where the installed wheel keeps its weights; nothing of the wheel is imported. Raises `InputError` without the wheel."""
+    """Return where the installed wheel keeps its weights; nothing of it is imported. Raises `InputError` without it."""
     try:
         path = Path(distribution(WHEEL).locate_file(f'{WHEEL}/models/efficientnet-lite0-57934424.pth'))
     except PackageNotFoundError:
@@ -168,7 +168,7 @@ def layer_weights(
     module: str,  # the name of its PyTorch module
     tensors: dict[str, np.ndarray],  # tensors not used so far; those of this layer are taken out
 ) -> list[np.ndarray]:
-    """The weights of one layer, in the order and with the axes that Keras has. Raises `KeyError` if one is not there."""
+    """Return the weights of one layer, in the order and with the axes of Keras. Raises `KeyError` without them."""
     if isinstance(layer, keras.layers.BatchNormalization):
         tensors.pop(f'{module}.num_batches_tracked')  # counts training steps; Keras has no such weight
         return [tensors.pop(f'{module}.{name}') for name in ('weight', 'bias', 'running_mean', 'running_var')]
@@ -212,7 +212,8 @@ def efficientnet_lite0(
     if weights not in ('imagenet', None):
         raise InputError(f"efficientnet_lite0 has no weights {weights!r}: give 'imagenet' ({INSTALL}) or None")
     if image_size < 32:
-        raise InputError(f'efficientnet_lite0 cannot take pictures of {image_size} pixels: give an image_size of 32 or more')
+        raise InputError(f'efficientnet_lite0 cannot take pictures of {image_size} pixels: '
+                         'give an image_size of 32 or more')
     model = build_network(image_size)
     if weights == 'imagenet':
         set_weights(model, read_weights(weight_file()))

@@ -45,7 +45,7 @@ def jpeg_files(
     seed: int,  # of the data set
     n: int,  # how many
 ) -> Iterator[bytes]:
-    """Draw pictures 0 to n - 1, on all cores where processes can be forked safely, and give their JPEG files in order."""
+    """Draw pictures 0 to n - 1 and give their JPEG files in order; where processes can be forked, on all cores."""
     if sys.platform != 'linux':
         yield from (jpeg_file(seed, index) for index in range(n))
         return
@@ -74,7 +74,8 @@ class PetsConfig(tfds.core.BuilderConfig):
 class DrawnPets(tfds.core.GeneratorBasedBuilder, skip_registration=__name__ == '__main__'):
     """2,000 drawn cats and dogs, with the features of `cats_vs_dogs` and one split, 'train'.
 
-    As there, `as_supervised=True` gives pairs `(image, label)`: uint8 `(height, width, 3)` and int64, 0 for cats, 1 for dogs.
+    As there, `as_supervised=True` gives pairs `(image, label)`: uint8 `(height, width, 3)` and int64, 0 for cats and
+    1 for dogs.
     """
 
     VERSION = tfds.core.Version('1.0.0')

@@ -331,7 +331,8 @@ class Head:
         self.centre, self.radius = centre, radius
         (cy, sy), (cp, sp), (cr, sr) = ((math.cos(a), math.sin(a)) for a in (yaw, pitch, roll))
         self.roll = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-        self.turn = self.roll @ np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]]) @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+        self.turn = (self.roll @ np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
+                     @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]]))
 
     def at(self, points) -> np.ndarray:
         """Pixels of points (..., 3) on the head."""
@@ -376,11 +377,15 @@ class Pet:
 
 # %% ../../../nbs/inside/datasets/drawing.ipynb #cell080
 EARS = {  # the right ear seen from the front
-    'triangle': [(0.12, -0.85), (0.42, -1.25), (0.80, -1.62), (0.86, -1.60), (1.00, -1.05), (1.00, -0.35), (0.55, -0.45)],
-    'pricked': [(0.22, -0.80), (0.36, -1.30), (0.58, -1.78), (0.66, -1.78), (0.86, -1.20), (0.88, -0.45), (0.50, -0.45)],
+    'triangle': [(0.12, -0.85), (0.42, -1.25), (0.80, -1.62), (0.86, -1.60), (1.00, -1.05), (1.00, -0.35),
+                 (0.55, -0.45)],
+    'pricked': [(0.22, -0.80), (0.36, -1.30), (0.58, -1.78), (0.66, -1.78), (0.86, -1.20), (0.88, -0.45),
+                (0.50, -0.45)],
     'folded': [(0.25, -0.82), (0.55, -1.02), (0.86, -0.92), (1.04, -0.52), (0.92, -0.28), (0.66, -0.56)],
-    'semi': [(0.25, -0.80), (0.42, -1.25), (0.75, -1.40), (1.12, -1.22), (1.22, -0.88), (0.98, -0.95), (0.90, -0.45), (0.50, -0.45)],
-    'floppy': [(0.42, -0.88), (0.85, -0.86), (1.14, -0.40), (1.26, 0.25), (1.14, 0.72), (0.92, 0.70), (0.78, 0.20), (0.66, -0.35)],
+    'semi': [(0.25, -0.80), (0.42, -1.25), (0.75, -1.40), (1.12, -1.22), (1.22, -0.88), (0.98, -0.95), (0.90,
+             -0.45), (0.50, -0.45)],
+    'floppy': [(0.42, -0.88), (0.85, -0.86), (1.14, -0.40), (1.26, 0.25), (1.14, 0.72), (0.92, 0.70), (0.78,
+               0.20), (0.66, -0.35)],
 }
 
 
@@ -475,7 +480,8 @@ def draw_eye(
     if head.turn[2] @ (x, y, 0.85) < 0.12:
         return
     if pet.asleep:
-        ink.line(head.at(curve((x - rx, y, 0.9), (x, y + 1.2 * ry, 0.95), (x + rx, y, 0.9))), INK, max(1, 0.06 * head.radius), 0.9)
+        ink.line(head.at(curve((x - rx, y, 0.9), (x, y + 1.2 * ry, 0.95), (x + rx, y, 0.9))), INK, max(1,
+            0.06 * head.radius), 0.9)
         return
 
     def disc(dx, dy, width, height, colour, alpha=1.0):
@@ -503,11 +509,13 @@ def draw_nose(ink: Ink, pet: Pet, head: Head) -> None:
     tip, pen = nose[:, 1].max(), max(0.8, 0.035 * head.radius)
     lip = tip + 0.12
     for side in (-1, 1):
-        corner = curve((0, lip, z), (0.5 * side * width, lip + 0.2, z - 0.05), (1.3 * side * width, lip + 0.08, z - 0.3))
+        corner = curve((0, lip, z), (0.5 * side * width, lip + 0.2, z - 0.05), (1.3 * side * width, lip + 0.08,
+            z - 0.3))
         ink.line(head.at(corner), INK * 1.5, pen, 0.8)
     ink.line(head.at([(0, tip, z), (0, lip, z)]), INK * 1.5, pen, 0.8)
     if pet.tongue:
-        tongue = rounded([(-0.12, lip + 0.1), (0.12, lip + 0.1), (0.13, lip + 0.42), (0, lip + 0.52), (-0.13, lip + 0.42)])
+        tongue = rounded([(-0.12, lip + 0.1), (0.12, lip + 0.1), (0.13, lip + 0.42), (0, lip + 0.52), (-0.13,
+            lip + 0.42)])
         ink.shape(head.flat(tongue, z - 0.1), (0.88, 0.42, 0.46))
     ink.shape(head.flat(nose, z), colour)
     ink.shape(head.flat(ellipse((-0.03, nose[:, 1].min() + 0.05), 0.05, 0.025), z), (1, 1, 1), 0.5)
@@ -677,7 +685,8 @@ def draw_body(canvas: Canvas, pet: Pet, parts: list[Part], place: Place) -> None
     if pet.pose != 'portrait':
         (left, _), (right, floor) = points.min(0), points.max(0)
         middle = place.at([((left + right) / 2, floor + 0.1)])[0]
-        fill(canvas, ellipse(middle, 0.6 * (right - left) * place.scale, 0.35 * place.scale), (0.08, 0.07, 0.1), 0.5, 0.25 * place.scale)
+        fill(canvas, ellipse(middle, 0.6 * (right - left) * place.scale, 0.35 * place.scale), (0.08, 0.07,
+            0.1), 0.5, 0.25 * place.scale)
     comb(canvas, place.origin, 5 * place.scale, (0.25 * place.flip, 1.0), max(1.5, pet.coat.length * place.scale))
     for part in parts:
         outline = limb(place.at(part.points), np.array(part.radii) * place.scale)
@@ -856,7 +865,8 @@ def bookshelf(image: Image.Image, rng: np.random.Generator) -> None:
         while x < w:
             wide, tall = rng.uniform(6, 20), step * rng.uniform(0.5, 0.9)
             if rng.random() < 0.85:
-                draw.rectangle((x, shelf - tall, x + wide, shelf), fill=covers[rng.integers(5)], outline=blend(wood, BLACK, 0.6))
+                draw.rectangle((x, shelf - tall, x + wide, shelf), fill=covers[rng.integers(5)],
+                    outline=blend(wood, BLACK, 0.6))
             x += wide
         draw.rectangle((0, shelf, w, shelf + 6), fill=wood)
 
@@ -965,7 +975,8 @@ def leaves(canvas: Canvas) -> None:
     corner = rng.integers(0, 2, 2) * size
     for _ in range(5):
         at = corner + rng.normal(0, 0.16, 2) * size
-        fill(canvas, ellipse(at, 0.2 * size[0], 0.07 * size[0], rng.uniform(0, 3)), np.array([0.3, 0.45, 0.25]) * rng.uniform(0.5, 1.5), 1, 2.5)
+        fill(canvas, ellipse(at, 0.2 * size[0], 0.07 * size[0], rng.uniform(0, 3)), np.array([0.3, 0.45,
+            0.25]) * rng.uniform(0.5, 1.5), 1, 2.5)
 
 
 FOREGROUNDS = (grass, blanket, bars, leaves)

@@ -30,7 +30,7 @@ def pet_in_corner(
     rng: np.random.Generator,  # the same state gives the same picture
     size: int = 320,  # pixels a side
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw an animal in one corner: the picture, uint8 `(size, size, 3)`, and which pixels are the animal's, bool `(size, size)`."""
+    """Draw an animal in one corner; return the picture, uint8 `(size, size, 3)`, and a mask of the animal, bool."""
     scene = Image.new('RGB', (size, size))
     SCENES[rng.integers(len(SCENES))](scene, rng)
     background = unit(scene.filter(ImageFilter.BoxBlur(1.5))).transpose(2, 0, 1)
@@ -59,7 +59,7 @@ def share_inside(
     masks: np.ndarray,  # bool (n, height, width)
     strongest: float = 0.1,  # this share of each map's pixels is looked at
 ) -> float:
-    """Return which share of the strongest pixels of the maps lies inside the masks, from 0 to 1, the mean of all maps."""
+    """Return which share of the strongest pixels of a map lies inside its mask, in [0, 1], the mean of all maps."""
     heats, masks = heats.reshape(len(heats), -1), masks.reshape(len(masks), -1)
     top = np.argsort(-heats, axis=1, kind='stable')[:, :round(strongest * heats.shape[1])]
     return float(np.take_along_axis(masks, top, axis=1).mean())
