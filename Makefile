@@ -6,14 +6,14 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 PINNED := -c constraints.txt --build-constraint constraints.txt
 SETUP := constraints.txt settings.ini setup.py
-JOBS ?= 2
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # TensorFlow reuses the memory of tensors instead of asking the system for it each time: much faster on a CPU.
 export TF_CPU_ALLOCATOR_USE_BFC ?= 1
 # The tests remember photos here and not in the user's own cache.
-test: export XDG_CACHE_HOME = $(CURDIR)/$(VENV)/cache
+test durations: export XDG_CACHE_HOME = $(CURDIR)/$(VENV)/cache
 
-.PHONY: help train test notebooks export save save-real readme clean
+.PHONY: help train test durations notebooks export save save-real readme clean
 
 help:  ## this list
 	@awk -F ':.*## +' '/^[a-z-]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -22,11 +22,13 @@ train: $(VENV)/.train  ## train a classifier offline and write it to runs/first,
 	@out=runs/first; n=2; while [ -e $$out ]; do out=runs/$$n; n=$$((n + 1)); done; \
 	$(VENV)/bin/transfer_cvd train --offline --out $$out
 
-# Test files go in order: sorted by their number of tests, as pytest-xdist would have it, the longest would come last.
+# Notebooks and tests in one pool; tests/conftest.py hands them out, the longest first.
 test: $(VENV)/.test  ## run every notebook and all tests, offline
-	TRANSFER_CVD_OFFLINE=1 $(RUN) -c "from transfer_cvd.data import prepare; prepare('drawn_pets')"
-	ls nbs/*.ipynb | TRANSFER_CVD_OFFLINE=1 xargs -n 1 -P $(JOBS) $(VENV)/bin/nbdev_test --do_print --path
-	$(RUN) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
+	TRANSFER_CVD_OFFLINE=1 $(RUN) -c "from transfer_cvd.photos.catalogue import prepare; prepare('drawn_pets')"
+	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations=25 tests
+
+durations: export TRANSFER_CVD_DURATIONS = 1
+durations: test  ## the same, and note how long each notebook and file takes, by which they are ordered
 
 notebooks: $(VENV)/.test  ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab nbs
@@ -35,10 +37,10 @@ export: $(VENV)/.test  ## write transfer_cvd/*.py from the notebooks, and clean 
 	$(VENV)/bin/nbdev_export
 	$(VENV)/bin/nbdev_clean
 
-save: $(VENV)/.test  ## run the chapters from 10 on offline and save their outputs
-	TRANSFER_CVD_OFFLINE=1 $(RUN) tools/notebooks.py save nbs/[12]*.ipynb
+save: $(VENV)/.test  ## run the notebooks in using and inside offline and save their outputs
+	TRANSFER_CVD_OFFLINE=1 $(RUN) tools/notebooks.py save $$(find nbs/using nbs/inside -name "[a-z]*.ipynb" -not -path "*/.*")
 
-save-real: $(VENV)/.test  ## run chapters 00 to 04 on the real photos and save their outputs
+save-real: $(VENV)/.test  ## run the chapters on the real photos and save their outputs
 	env -u TRANSFER_CVD_OFFLINE $(RUN) tools/notebooks.py save nbs/0*.ipynb
 
 readme: $(VENV)/.test  ## write README.md from nbs/index.ipynb

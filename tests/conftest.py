@@ -1,6 +1,7 @@
 """What the tests share: everything runs offline, on a small folder of drawn pets."""
 import contextlib
 import io
+import json
 import os
 import sys
 import tempfile
@@ -16,6 +17,44 @@ import pytest
 from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / 'benchmarks'))  # some tests run what a benchmark measures
+
+
+DURATIONS = Path(__file__).with_name('durations.json')  # seconds of each group, from `make durations`
+
+
+def group_of(item: pytest.Item) -> str:
+    """What runs in one process: a notebook alone, tests of one file together, and with them those of one long run."""
+    if item.path.name == 'test_notebooks_run.py':
+        return item.nodeid
+    return 'runs' if {'finished_run', 'own_run'} & set(item.fixturenames) else item.path.name
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Hand out groups, the longest first, so that the last ones to end are short."""
+    known = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=lambda item: (-known.get(group_of(item), 60), group_of(item)))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """With TRANSFER_CVD_DURATIONS=1 note how long each group took, for the order of the next time."""
+    if os.environ.get('TRANSFER_CVD_DURATIONS') != '1':
+        return
+    seconds = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, group in getattr(report, 'user_properties', ()):
+                if name == 'group':
+                    seconds[group] = seconds.get(group, 0) + report.duration
+    DURATIONS.write_text(json.dumps({group: round(took) for group, took in sorted(seconds.items())}, indent=1) + '\n')
+
+
+@pytest.fixture(autouse=True)
+def _noted_group(request, record_property):
+    """Let each report say to which group it belongs."""
+    record_property('group', group_of(request.node))
 
 
 @pytest.fixture(scope='session')

@@ -56,7 +56,7 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder):
     (['--resume', 'nothing'], 'there is no unfinished run for nothing'),
     (['--resume', 'nothing', '--seed', '1'], 'leave out --seed'),
     (['--schedule', 'quick'], "no schedule named 'quick'"),
-    (['--activations', 'float8'], 'did you mean float16'),
+    (['--activations', 'float8'], "no precision of activations named 'float8'"),
     (['--precision', 'float16'], 'did you mean bfloat16'),
 ])
 def test_what_cannot_be_is_one_line(tmp_path, options, said):
