@@ -7,24 +7,24 @@ import time
 
 from measuring import RESULTS, conditions
 
-from transfer_cvd.networks.surgery import EXTRA_WORK, find_cut, multiply_adds, split_base
-from transfer_cvd.networks.registry import BASES, Base, build_base
+from transfer_cvd.networks.surgery import EXTRA_WORK, find_cut, macs, split_backbone
+from transfer_cvd.networks.registry import BASES, Base, build_backbone
 
 
 def measure(base: Base) -> str:
     """The line of one network."""
     started = time.perf_counter()
-    model = build_base(base, base.image_size, None)
+    model = build_backbone(base, base.image_size, None)
     built = time.perf_counter()
     cut = find_cut(model, base.fine_tune_from)
     found = time.perf_counter()
-    lower, upper = split_base(model, base.fine_tune_from)
+    lower, upper = split_backbone(model, base.fine_tune_from)
     kilobytes = 4 * math.prod(lower.output_shape[1:]) / 1e3
     shapes = ' + '.join(' x '.join(map(str, tensor.shape[1:])) for tensor in cut)
-    work = multiply_adds(model)
-    assert (model.count_params(), work) == (base.parameters, base.multiply_adds), base.name
+    work = macs(model)
+    assert (model.count_params(), work) == (base.parameters, base.macs), base.name
     return (f'| {base.name} | {model.count_params():,} | {base.image_size} | {work / 1e6:,.0f} | `{base.fine_tune_from}` | {shapes} | {kilobytes:,.0f} '
-            f'| {multiply_adds(upper) / work:.0%} | {built - started:.1f} | {1e3 * (found - built):.0f} |')
+            f'| {macs(upper) / work:.0%} | {built - started:.1f} | {1e3 * (found - built):.0f} |')
 
 
 if __name__ == '__main__':

@@ -70,12 +70,10 @@ def as_written(seed: int, size: Size) -> dict:
 
 def accuracies(model: Path, photos: int) -> dict:
     """What a saved classifier gets right of the validation and of the test photos."""
-    from transfer_cvd.photos.data import SPLITS
     from transfer_cvd.data import load_data
     from transfer_cvd.inference.classifier import Classifier
 
-    SPLITS.update(slices(photos))
-    classifier, data = Classifier.load(model), load_data(DATA)
+    classifier, data = Classifier.load(model), load_data(DATA, splits=slices(photos))
     right = {}
     for split in ('validation', 'test'):
         answers = [classifier.run(images.numpy()).argmax(axis=1) == labels.numpy() for images, labels in getattr(data, split)]
@@ -83,9 +81,18 @@ def accuracies(model: Path, photos: int) -> dict:
     return right
 
 
+# The command, but on other slices of the data set than usual.
+TRAIN_ON_SLICES = '''
+from functools import partial
+from transfer_cvd import cli, runs
+runs.load_data = partial(runs.load_data, splits={splits})
+cli.main()
+'''
+
+
 def train(folder: Path, name: str, flags: list[str], photos: int) -> dict:
     """The command once: seconds of its stages, what each epoch ended with, and the accuracies of the file it wrote."""
-    code = f'from transfer_cvd.data import SPLITS; SPLITS.update({slices(photos)}); from transfer_cvd.command_line import main; main()'
+    code = TRAIN_ON_SLICES.format(splits=slices(photos))
     measured = in_process(sys.executable, '-c', code, 'train', '--data', DATA, '--base', BASE, *flags,
                           '--cache-dir', folder / 'cache', '--out', folder / name)
     report = json.loads((folder / name / 'report.json').read_text())
@@ -99,7 +106,7 @@ def train(folder: Path, name: str, flags: list[str], photos: int) -> dict:
 
 def ours(seed: int, size: Size, schedule: str, engine: str, again: bool = False) -> dict:
     """This project's way from an empty cache; `again`: and a second time with what is in the cache then."""
-    flags = ['--schedule', schedule, '--engine', engine, '--seed', str(seed)]
+    flags = ['--schedule', schedule, '--backend', engine, '--seed', str(seed)]
     if schedule == 'tutorial':
         flags += ['--epochs', str(size.epochs), '--fine-tune-epochs', str(size.epochs)]
     with tempfile.TemporaryDirectory() as folder:
@@ -117,20 +124,20 @@ def rate(work: Callable[[], int]) -> float:
 def pass_rates(photos: int) -> dict:
     """Photos a second of the frozen pass, and of its two halves alone: the engine on images in memory, and decoding without a network."""
     import keras
-    from transfer_cvd import store
-    from transfer_cvd.networks.surgery import split_base
-    from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
-    from transfer_cvd.photos.data import SPLITS
-    from transfer_cvd.data import load_data
 
-    SPLITS.update(slices(photos))
-    data, base = load_data(DATA, batch_size=store.PASS_BATCH), base_model(BASE)
+    from transfer_cvd.base_model import base_model
+    from transfer_cvd.data import load_data
+    from transfer_cvd.features import store
+    from transfer_cvd.networks.registry import BASES
+    from transfer_cvd.networks.surgery import split_backbone
+
+    data, base = load_data(DATA, batch_size=store.PASS_BATCH, splits=slices(photos)), base_model(BASE)
     features = keras.Model(base.input, keras.layers.GlobalAveragePooling2D()(base.output))
-    lower, _ = split_base(base, FINE_TUNE_FROM[BASE])
+    lower, _ = split_backbone(base, BASES[BASE].fine_tune_from)
     decode = partial(data.batches, data.raw_train)
     images = [batch.numpy() for batch, _ in decode().take(40)]
-    engine = store.choose_engine(keras.Model(base.input, [features.output, lower.output]), 'auto', images[0], photos)
-    store.choose_engine = lambda *_: engine  # the pass is timed, not the choice
+    engine = store.choose_backend(keras.Model(base.input, [features.output, lower.output]), 'auto', images[0], photos)
+    store.choose_backend = lambda *_: engine  # the pass is timed, not the choice
     engine.run(images[0])
     halves = {
         'engine_alone': lambda: sum(len(engine.run(batch)[0]) for batch in images),
@@ -139,7 +146,8 @@ def pass_rates(photos: int) -> dict:
     before = [rate(work) for work in halves.values()]
     with tempfile.TemporaryDirectory() as folder:
         wanted = store.Wanted(features), store.Wanted(lower, 'float16')
-        whole = rate(lambda: len(store.keep(store.Store(folder), data, 'train', *wanted)[0].places))
+        series, _ = data.series_of('train')
+        whole = rate(lambda: len(store.Store(folder).keep(series, *wanted)[0].indices))
     after = [rate(work) for work in halves.values()]  # the means: what else runs on the machine may change
     rates = dict(zip(halves, map(mean, zip(before, after)))) | {'pass': whole}
     rates['possible'] = 1 / (1 / rates['engine_alone'] + 1 / rates['decoding_alone'])

@@ -19,13 +19,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from measuring import RESULTS, Rows, conditions
-from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
+from transfer_cvd.base_model import base_model
+from transfer_cvd.networks.registry import BASES
 from transfer_cvd.photos.data import Data
 from transfer_cvd.data import load_data
 from transfer_cvd.feature_extraction import add_head, train_head
 from transfer_cvd.networks.classifier import compile_classifier
 from transfer_cvd.fine_tuning import fine_tune
-from transfer_cvd.evaluation.metrics import predict_batches
+from transfer_cvd.summary import predict_batches
 
 BASE, EPOCHS, SEEDS = 'efficientnet_lite0', 10, (0, 1, 2)
 ALL, FEW = 1600, 200  # pictures to learn from
@@ -96,7 +97,7 @@ def tuned(pictures: int, seed: int) -> dict:
     """Feature extraction, then fine-tuning."""
     data, epochs = to_learn_from(pictures, seed)
     model = train_head(base_model(BASE), data, epochs, verbose=0)
-    return {'accuracy': accuracy(fine_tune(model, data, FINE_TUNE_FROM[BASE], epochs, verbose=0), data)}
+    return {'accuracy': accuracy(fine_tune(model, data, BASES[BASE].fine_tune_from, epochs, verbose=0), data)}
 
 
 def from_random(pictures: int, seed: int) -> dict:
@@ -130,7 +131,7 @@ def table(rows: list[dict], drawing: dict) -> str:
     lines = [
         f'# What can be learned from the drawn pets\n\n{conditions(rows=rows)}.\n\nTrained on the {ALL:,} pictures of `drawn_pets` where nothing else is said, tested on the 2,000 of '
         f'`drawn_pets/further`; `{BASE}` at 160 pixels, batches of 32, {EPOCHS} epochs a stage, {EPOCHS * ALL // FEW} of {FEW} pictures, which are as many steps. RMSprop with a learning rate of 1e-4 for the head, '
-        f'1e-5 for fine-tuning from `{FINE_TUNE_FROM[BASE]}`, {FROM_RANDOM:g} for the network that starts from random weights. '
+        f'1e-5 for fine-tuning from `{BASES[BASE].fine_tune_from}`, {FROM_RANDOM:g} for the network that starts from random weights. '
         f'{drawn}Seconds are given for measurements that had the machine to themselves.\n',
         '| learned from | mean accuracy | seed 0 | seed 1 | seed 2 | mean seconds |', '| --- ' * 6 + '|',
     ]

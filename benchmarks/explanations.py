@@ -33,7 +33,7 @@ def accuracy(network: keras.Model, pictures: np.ndarray, size: int) -> float:
 
 def all_features(network: keras.Model, pictures: np.ndarray, size: int) -> np.ndarray:
     """The sum of all features at each place, with no class asked about: what any object would light up."""
-    features = enlarged(network, size).layers[0].predict(images(pictures, size), verbose=0)
+    features = enlarged(network, size).backbone.predict(images(pictures, size), verbose=0)
     return tf.image.resize(features.sum(axis=-1, keepdims=True), pictures.shape[1:3]).numpy()[..., 0]
 
 

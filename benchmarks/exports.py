@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 
 from measuring import RESULTS, conditions
 from transfer_cvd.datasets.drawn_pets.drawing import draw_pet
+from transfer_cvd.networks.classifier import TransferModel, default_head
 from transfer_cvd.networks.efficientnet_lite0 import efficientnet_lite0
 from transfer_cvd.inference.exports import FORMATS, export_classifier
 from transfer_cvd.photos.folders import list_folder
@@ -51,11 +52,11 @@ def halves(source: Path, folder: Path) -> tuple[list[str], np.ndarray, Path]:
 
 def fit(paths: list[str], labels: np.ndarray, class_names: list[str]) -> Classifier:
     """A classifier whose head is a logistic regression on the features of `paths`."""
-    network = keras.Sequential([efficientnet_lite0(SIZE), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)])
+    network = TransferModel(efficientnet_lite0(SIZE), keras.layers.GlobalAveragePooling2D(), default_head(2))
     images = np.stack([image for batch in formatted_batches(paths, SIZE) for image in batch])
-    features = keras.Model(network.inputs[0], network.layers[1].output).predict(images, verbose=0)
+    features = keras.Model(network.backbone.input, network.pooling(network.backbone.output)).predict(images, verbose=0)
     fitted = LogisticRegression(C=0.01, max_iter=1000).fit(features, labels)
-    network.layers[-1].set_weights([fitted.coef_.T, fitted.intercept_])
+    network.head.set_weights([fitted.coef_.T, fitted.intercept_])
     return Classifier.from_network(network, class_names)
 
 

@@ -18,18 +18,19 @@ import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
 from measuring import RESULTS, Rows, conditions
-from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
-from transfer_cvd.training.fit import fit
+from transfer_cvd.base_model import base_model
 from transfer_cvd.data import load_data
 from transfer_cvd.feature_extraction import add_head, freeze
+from transfer_cvd.features.store import Kept, Store, read_kept
+from transfer_cvd.fine_tuning import unfreeze_from
 from transfer_cvd.networks.classifier import compile_classifier
-from transfer_cvd.training.head import what_to_keep
-from transfer_cvd.training.fine_tune import parts_to_train
-from transfer_cvd.training.head import choose_penalty
-from transfer_cvd.training.fine_tune import FAST_BATCH, FAST_RATE, fast_epochs, warm_up_and_cosine
-from transfer_cvd.features.store import Kept, Store, keep, read_kept
+from transfer_cvd.networks.registry import BASES
+from transfer_cvd.training.fine_tune import FAST_BATCH, FAST_RATE, fast_epochs, split_model, warm_up_and_cosine
+from transfer_cvd.training.fit import fit
+from transfer_cvd.training.head import choose_C, wanted_features
 
 BASE = 'mobilenet_v2'
+BOUNDARY = BASES[BASE].fine_tune_from
 EPOCHS = {300: (2, 4, 8, 16), 1000: (2, 4, 8), 2000: (2, 4, 8)}  # by the number of photos
 OTHERS = 2000  # photos that are asked about
 
@@ -38,23 +39,24 @@ OTHERS = 2000  # photos that are asked about
 def everything() -> list[Kept]:
     """Features of all training photos of cats_vs_dogs, and their tensors under the boundary."""
     store = Store()
-    return keep(store, load_data('cats_vs_dogs'), 'train', *what_to_keep(freeze(base_model(BASE)), FINE_TUNE_FROM[BASE], store.dtype))
+    series, _ = load_data('cats_vs_dogs').series_of('train')
+    return store.keep(series, *wanted_features(freeze(base_model(BASE)), BOUNDARY, store.dtype))
 
 
 def drawn(photos: int, seed: int) -> list[np.ndarray]:
-    """Places of the photos to train on, of an eighth as many to decide by, and of the others that are asked about."""
-    rows = np.random.default_rng(seed).permutation(len(everything()[0].places))[:photos * 9 // 8 + OTHERS]
+    """Indices of the photos to train on, of an eighth as many to decide by, and of the others that are asked about."""
+    rows = np.random.default_rng(seed).permutation(len(everything()[0].indices))[:photos * 9 // 8 + OTHERS]
     return np.split(rows, [photos, photos * 9 // 8])
 
 
-def batches(kept: Kept, places: np.ndarray, size: int) -> tf.data.Dataset:
+def batches(kept: Kept, indices: np.ndarray, size: int) -> tf.data.Dataset:
     """What is kept of these photos, in order."""
-    return read_kept(kept, tf.data.Dataset.from_tensor_slices(places).batch(size))
+    return read_kept(kept, tf.data.Dataset.from_tensor_slices(indices).batch(size))
 
 
-def shuffled(kept: Kept, places: np.ndarray, size: int, epochs: int, seed: int) -> tf.data.Dataset:
+def shuffled(kept: Kept, indices: np.ndarray, size: int, epochs: int, seed: int) -> tf.data.Dataset:
     """So many epochs of them, each in another order."""
-    return read_kept(kept, tf.data.Dataset.from_tensor_slices(places).shuffle(len(places), seed).batch(size).repeat(epochs))
+    return read_kept(kept, tf.data.Dataset.from_tensor_slices(indices).shuffle(len(indices), seed).batch(size).repeat(epochs))
 
 
 def as_the_tutorial(photos: int, seed: int) -> dict:
@@ -62,9 +64,12 @@ def as_the_tutorial(photos: int, seed: int) -> dict:
     keras.utils.set_random_seed(seed)
     (pooled, tensors), (train, _, others) = everything(), drawn(photos, seed)
     model = add_head(freeze(base_model(BASE)), 2, seed)
-    head, found, steps = keras.Sequential([keras.Input(pooled.values.shape[1:]), model.layers[-1]]), {}, math.ceil(photos / 32)
+    head = keras.Sequential([keras.Input(pooled.values.shape[1:]), model.head])
+    found, steps = {}, math.ceil(photos / 32)
     for stage, kept, rate in (('head', pooled, 1e-4), ('tuned', tensors, 1e-5)):
-        part = compile_classifier(head if stage == 'head' else parts_to_train(model, FINE_TUNE_FROM[BASE])[1], rate)
+        if stage == 'tuned':
+            unfreeze_from(model.backbone, BOUNDARY)
+        part = compile_classifier(head if stage == 'head' else split_model(model, BOUNDARY)[1], rate)
         part.fit(shuffled(kept, train, 32, 10, seed), steps_per_epoch=steps, epochs=10, shuffle=False, verbose=0)
         found[stage] = part.evaluate(batches(kept, others, 64), verbose=0)
     return found
@@ -74,11 +79,12 @@ def measure(photos: int, seed: int) -> dict:
     """Loss and accuracy on the others of the head and of what the fast schedule makes of it in so and so many epochs; and which of both would be kept."""
     keras.utils.set_random_seed(seed)
     (pooled, tensors), (train, validation, others) = everything(), drawn(photos, seed)
-    features, labels = pooled.values[pooled.places[train]], pooled.labels[pooled.places[train]]
-    regression = LogisticRegression(C=1 / choose_penalty(features, labels, train, seed=seed), max_iter=1000).fit(features, labels)
+    features, labels = pooled.values[pooled.indices[train]], pooled.labels[pooled.indices[train]]
+    regression = LogisticRegression(C=choose_C(features, labels, train, seed=seed), max_iter=1000).fit(features, labels)
     model = add_head(base_model(BASE), 2, seed)
-    model.layers[-1].set_weights([regression.coef_.T, regression.intercept_])
-    _, above = parts_to_train(model, FINE_TUNE_FROM[BASE], freeze_batch_norm=True)
+    model.head.set_weights([regression.coef_.T, regression.intercept_])
+    unfreeze_from(model.backbone, BOUNDARY, freeze_batch_norm=True)
+    _, above = split_model(model, BOUNDARY)
     start, found, steps = above.get_weights(), {}, math.ceil(photos / FAST_BATCH)
     asked, deciding = (batches(tensors, some, FAST_BATCH) for some in (others, validation))
     for epochs in EPOCHS[photos]:

@@ -3,7 +3,7 @@
     python benchmarks/options.py            # about three quarters of an hour; goes on where it stopped
 
 Few photos, 2,000 of cats_vs_dogs for training, since that is where such things count; 1,000 for validation and 1,000 for testing.
-Each row is ten epochs of the head and then two of `fine_tune_fast`, and differs in one thing from the first.
+Each row is ten epochs of the head and then two of the fast recipe, and differs in one thing from the first.
 Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
 """
 import argparse
@@ -15,17 +15,19 @@ from statistics import mean, stdev
 import keras
 
 from measuring import RESULTS, Rows, conditions
-from transfer_cvd.networks.surgery import product_precision
-from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
-from transfer_cvd.photos.data import SPLITS, Data
+from transfer_cvd.base_model import base_model
 from transfer_cvd.data import load_data
 from transfer_cvd.feature_extraction import train_head
-from transfer_cvd.training.fine_tune import fine_tune_fast
 from transfer_cvd.features.store import Store
+from transfer_cvd.fine_tuning import fine_tune
+from transfer_cvd.networks.registry import BASES
+from transfer_cvd.networks.surgery import matmul_precision
+from transfer_cvd.photos.data import Data
+from transfer_cvd.training.fine_tune import fast_recipe
 
 BASE, PHOTOS = 'mobilenet_v2', 2000
 EPOCHS = 2  # of fine-tuning, if a row does not say otherwise: half of what is the default, so that there is time for more rows
-SPLITS |= {'train': f'train[:{PHOTOS}]', 'validation': 'train[-2000:-1000]', 'test': 'train[-1000:]'}
+SPLITS = {'train': f'train[:{PHOTOS}]', 'validation': 'train[-2000:-1000]', 'test': 'train[-1000:]'}
 
 
 class Fully(Data):
@@ -44,7 +46,7 @@ class InPieces(Data):
         return examples.batch(self.batch_size).shuffle(PHOTOS, seed=self.seed * 10**6 + number, reshuffle_each_iteration=False)
 
 
-OTHER = 'float32' if product_precision('auto') == 'bfloat16' else 'bfloat16'  # precision that is not the processor's own choice
+OTHER = 'float32' if matmul_precision('auto') == 'bfloat16' else 'bfloat16'  # precision that is not the processor's own choice
 OPTIONS = {  # arguments of `measure`
     'none': {},
     '`--dropout 0.2`': {'dropout': 0.2},
@@ -52,33 +54,37 @@ OPTIONS = {  # arguments of `measure`
     '`--augment full`': {'augment': 'full', 'precision': 'float32'},
     f'`--precision {OTHER}`': {'precision': OTHER},
     '`--activations float32`': {'dtype': 'float32'},
-    '`--engine tensorflow`': {'engine': 'tensorflow'},
+    '`--backend tensorflow`': {'backend': 'tensorflow'},
     'all photos shuffled together': {'order': Fully},
     'batches of neighbours, shuffled': {'order': InPieces},
     'one epoch of fine-tuning': {'epochs': 1},
     'four epochs of fine-tuning': {'epochs': 4},
-    'the best of all epochs kept': {'keep': 'best'},
+    'the best of all epochs kept': {'undo_if_worse': False, 'restore_best': True},
 }
 
 
-def measure(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str = 'float16', engine: str = 'auto', order: type[Data] = Data,
+def measure(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str = 'float16', backend: str = 'auto', order: type[Data] = Data,
             epochs: int = EPOCHS, **fast) -> dict:
     """Both stages: losses and accuracies on validation and test photos together after each, and seconds."""
     keras.utils.set_random_seed(seed)
-    loaded = load_data('cats_vs_dogs', seed=seed)
+    loaded = load_data('cats_vs_dogs', seed=seed, splits=SPLITS)
     data, found = order(**{field.name: getattr(loaded, field.name) for field in fields(loaded)}), {}
     asked = data.batches(data.raw_validation.concatenate(data.raw_test))
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(folder, dtype=dtype, engine=engine)
+        store = Store(folder, dtype=dtype, backend=backend)
         started = time.perf_counter()
-        model = train_head(base_model(BASE), data, store=store, fine_tune_from=FINE_TUNE_FROM[BASE], dropout=dropout, augment=augment, verbose=0)
+        boundary = BASES[BASE].fine_tune_from
+        model = train_head(base_model(BASE), data, store=store, fine_tune_from=boundary, dropout=dropout, augment=augment,
+                           verbose=0)
         found['head_seconds'] = round(time.perf_counter() - started, 1)
         found['head_loss'], found['head_accuracy'] = model.evaluate(asked, verbose=0)
         started = time.perf_counter()
-        fine_tune_fast(model, data, FINE_TUNE_FROM[BASE], epochs, store=store, augment=augment, verbose=0, **fast)
+        recipe = fast_recipe(sum(data.counts['train'].values()), epochs) | fast
+        fine_tune(model, data, boundary, **recipe, store=store, augment=augment, verbose=0)
         found['tuning_seconds'] = round(time.perf_counter() - started, 1)
         found['tuned_loss'], found['tuned_accuracy'] = model.evaluate(asked, verbose=0)
-        return found | {'engine': store.computed_by, 'precision': model.histories['fine_tuning']['precision']}
+        tuned = model.histories['fine_tuning']
+        return found | {'engine': tuned.get('backend', ''), 'precision': tuned['precision']}
 
 
 def table(rows: list[dict]) -> str:

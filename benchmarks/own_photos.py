@@ -15,10 +15,13 @@ from pathlib import Path
 
 from measuring import RESULTS, PeakMemory, Rows, conditions
 from transfer_cvd.base_model import base_model
-from transfer_cvd.data import load_data
+from transfer_cvd.config import TrainConfig
 from transfer_cvd.feature_extraction import freeze
-from transfer_cvd.training.head import cross_validate, folder_features, group_numbers, settle_splits
+from transfer_cvd.photos.data import photo_series
+from transfer_cvd.photos.find import find_photos
+from transfer_cvd.photos.splits import follow_oldest, group_numbers
 from transfer_cvd.runs import run
+from transfer_cvd.training.head import cross_validate, folder_features
 
 BASE = 'mobilenet_v2'
 KINDS = ('whole command', 'cross-validation', 'memory')
@@ -38,11 +41,11 @@ def whole_command(folder: Path, seed: int) -> dict:
 
 def cross_validation(folder: Path, seed: int) -> dict:
     """Five heads on the features of all photos, each tested on the photos it has not seen."""
-    data = load_data(folder, seed=seed)
-    features = folder_features(freeze(base_model(BASE)), data)
-    data, groups = settle_splits(data, features)
+    found = find_photos(folder, seed)
+    features = folder_features(freeze(base_model(BASE)), photo_series(found, str(folder))).values
+    found, groups = follow_oldest(found, features)
     started = time.perf_counter()
-    result = cross_validate(features, data.photos.labels, group_numbers(len(features), groups), seed=seed)
+    result = cross_validate(features, found.labels, group_numbers(len(features), groups), seed=seed)
     return result | {'groups': len(groups), 'seconds': round(time.perf_counter() - started, 1)}
 
 
@@ -55,7 +58,7 @@ def memory(folder: Path, n: int) -> dict:
             link.parent.mkdir(parents=True, exist_ok=True)
             os.symlink(photos[i % len(photos)].resolve(), link)
         Path(place, 'run').mkdir()
-        run(Path(place, 'run'), Path(place, 'photos'), BASE, fine_tune_epochs=1)
+        run(TrainConfig(str(Path(place, 'photos')), base=BASE, fine_tune_epochs=1), Path(place, 'run'))
     return {'peak_gigabytes': round(peak.gigabytes, 2)}
 
 

@@ -11,10 +11,11 @@ import keras
 import numpy as np
 
 from measuring import RESULTS, PeakMemory, Rows, conditions
-from transfer_cvd.base_model import FINE_TUNE_FROM, base_model
+from transfer_cvd.base_model import base_model
 from transfer_cvd.data import load_data
 from transfer_cvd.feature_extraction import train_head
 from transfer_cvd.fine_tuning import fine_tune
+from transfer_cvd.networks.registry import BASES
 
 BASE = 'mobilenet_v2'
 
@@ -22,7 +23,7 @@ BASE = 'mobilenet_v2'
 MODES = {  # arguments of `fine_tune`
     'training mode': {},
     'frozen': {'freeze_batch_norm': True},
-    'frozen, stopped early': {'freeze_batch_norm': True, 'keep': 'best', 'patience': 2},
+    'frozen, stopped early': {'freeze_batch_norm': True, 'restore_best': True, 'patience': 2},
 }
 
 
@@ -36,7 +37,7 @@ def run(seed: int, mode: str, epochs: int) -> dict:
         head_seconds = time.perf_counter() - started
         head_test = model.evaluate(data.test, verbose=0)
         started = time.perf_counter()
-        model = fine_tune(model, data, FINE_TUNE_FROM[BASE], epochs, verbose=2, **MODES[mode])
+        model = fine_tune(model, data, BASES[BASE].fine_tune_from, epochs, verbose=2, **MODES[mode])
         tuning_seconds = time.perf_counter() - started
         tuned_validation, tuned_test = (model.evaluate(photos, verbose=0) for photos in (data.validation, data.test))
     first, second = (model.histories[stage] for stage in ('feature_extraction', 'fine_tuning'))

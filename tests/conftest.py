@@ -25,11 +25,11 @@ DURATIONS = Path(__file__).with_name('durations.json')  # seconds of each group,
 def group_of(item: pytest.Item) -> str:
     """What runs in one process: a notebook alone, tests of one file together, and with them those of one long run."""
     if item.path.name == 'test_notebooks_run.py':
-        return item.nodeid
+        return item.nodeid.partition('@')[0]
     return 'runs' if {'finished_run', 'own_run'} & set(item.fixturenames) else item.path.name
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Hand out groups, the longest first, so that the last ones to end are short."""
     known = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from transfer_cvd import exports
+from transfer_cvd.inference import exports
 from transfer_cvd.inference.exports import FORMATS, READERS, export_classifier, load_exported, open_classifier
 from transfer_cvd.errors import InputError
 
