@@ -1,6 +1,7 @@
 """Pictures and folders made at random: what comes of them is a `PhotoFolder` or one line, never another exception.
 
-50 folders; TRANSFER_CVD_CASES=2000 makes as many. All choices are hypothesis' own, so a failure comes down to the smallest folder that shows it.
+50 folders; TRANSFER_CVD_CASES=2000 makes as many. All choices are hypothesis' own, so a failure comes down to the
+smallest folder that shows it.
 """
 import io
 import os
@@ -20,15 +21,26 @@ from transfer_cvd.photos.find import find_photos
 
 CASES = int(os.environ.get('TRANSFER_CVD_CASES', 50))
 MODES = {  # what Pillow can write in each format
-    'JPEG': ['RGB', 'L', 'CMYK'], 'PNG': ['RGB', 'RGBA', 'L', 'LA', 'P', '1', 'I;16'], 'WEBP': ['RGB', 'RGBA'], 'GIF': ['P', 'L', 'RGB'],
-    'BMP': ['RGB', 'L', 'P', '1'], 'TIFF': ['RGB', 'RGBA', 'L', 'LA', 'CMYK', 'YCbCr', 'LAB', 'I;16', 'I', 'F', '1', 'P'], 'MPO': ['RGB'], 'AVIF': ['RGB', 'RGBA'],
-    'PPM': ['RGB', 'L'], 'JPEG2000': ['RGB', 'L'],
+    'JPEG': ['RGB', 'L', 'CMYK'],
+    'PNG': ['RGB', 'RGBA', 'L', 'LA', 'P', '1', 'I;16'],
+    'WEBP': ['RGB', 'RGBA'],
+    'GIF': ['P', 'L', 'RGB'],
+    'BMP': ['RGB', 'L', 'P', '1'],
+    'TIFF': ['RGB', 'RGBA', 'L', 'LA', 'CMYK', 'YCbCr', 'LAB', 'I;16', 'I', 'F', '1', 'P'],
+    'MPO': ['RGB'],
+    'AVIF': ['RGB', 'RGBA'],
+    'PPM': ['RGB', 'L'],
+    'JPEG2000': ['RGB', 'L'],
 }
-NAMES = st.one_of(
-    st.sampled_from([b'cat', b'Cat', b'dog', b'train', b'test', b'val', b'.hidden', b'__MACOSX', b'a b', b'"quoted"', b'line\nbreak', b'\xff\xfe', '🐦'.encode(), b'-', b'%s']),
-    st.binary(min_size=1, max_size=12).map(lambda name: name.replace(b'/', b'_').replace(b'\0', b'_')).filter(lambda name: name not in (b'.', b'..')),
-)
-SUFFIXES = st.sampled_from([b'.jpg', b'.JPEG', b'.png', b'.webp', b'.gif', b'.tif', b'.heic', b'.avif', b'.bmp', b'.txt', b''])
+KNOWN_NAMES = [
+    b'cat', b'Cat', b'dog', b'train', b'test', b'val', b'.hidden', b'__MACOSX', b'a b', b'"quoted"', b'line\nbreak',
+    b'\xff\xfe', '🐦'.encode(), b'-', b'%s',
+]
+RANDOM_NAMES = st.binary(min_size=1, max_size=12).map(lambda name: name.replace(b'/', b'_').replace(b'\0', b'_'))
+NAMES = st.one_of(st.sampled_from(KNOWN_NAMES), RANDOM_NAMES.filter(lambda name: name not in (b'.', b'..')))
+SUFFIXES = st.sampled_from([
+    b'.jpg', b'.JPEG', b'.png', b'.webp', b'.gif', b'.tif', b'.heic', b'.avif', b'.bmp', b'.txt', b'',
+])
 
 
 @st.composite
@@ -61,32 +73,41 @@ def pictures(draw):
 @st.composite
 def contents(draw):
     """What may be in a file: mostly a picture, whole or damaged."""
-    data = draw(st.one_of(pictures(), pictures(), st.binary(max_size=40), st.just(b'\0\0\0\x18ftypheic'), st.just(b'\xff\xd8\xff\xda')))
+    beginnings = st.sampled_from([b'\0\0\0\x18ftypheic', b'\xff\xd8\xff\xda'])
+    data = draw(st.one_of(pictures(), pictures(), st.binary(max_size=40), beginnings))
     damage = draw(st.sampled_from(['none', 'none', 'none', 'cut', 'bytes', 'tail']))
     if damage == 'cut':
         return data[:len(data) * draw(st.integers(0, 9)) // 10]
     if damage == 'bytes' and data:
         damaged = bytearray(data)
-        for position in draw(st.lists(st.integers(0, min(len(data), 900) - 1), min_size=1, max_size=4)):
-            damaged[position] = draw(st.integers(0, 255))
+        for index in draw(st.lists(st.integers(0, min(len(data), 900) - 1), min_size=1, max_size=4)):
+            damaged[index] = draw(st.integers(0, 255))
         return bytes(damaged)
     return data + (bytes(99) if damage == 'tail' else b'')
 
 
 FILES = st.lists(st.tuples(NAMES, SUFFIXES, contents()), max_size=3)
-SOUND = st.sampled_from([0, 1, 3, 4, 5, 6, 7, 8])  # small different pictures in a class, so that many folders are good enough
-GOOD = st.dictionaries(NAMES.filter(lambda name: name[:1] != b'.'), st.tuples(st.integers(3, 8), FILES), min_size=2, max_size=3)
+SOUND = st.sampled_from([0, 1, 3, 4, 5, 6, 7, 8])  # small different pictures in a class: many folders are good enough
+VISIBLE = NAMES.filter(lambda name: name[:1] != b'.')
+GOOD = st.dictionaries(VISIBLE, st.tuples(st.integers(3, 8), FILES), min_size=2, max_size=3)
 CLASSES = st.one_of(GOOD, st.dictionaries(NAMES, st.tuples(SOUND, FILES), max_size=4))
-FOLDERS = st.one_of(CLASSES, CLASSES, st.dictionaries(st.sampled_from([b'train', b'val', b'valid', b'test', b'Validation']), CLASSES, max_size=3))
+SPLITS = st.sampled_from([b'train', b'val', b'valid', b'test', b'Validation'])
+FOLDERS = st.one_of(CLASSES, CLASSES, st.dictionaries(SPLITS, CLASSES, max_size=3))
+HEADERS = ['path,label', 'path,label', '\ufeffpath,label', 'path,label,split', 'label,path', 'path', '', 'path;label']
+ROWS = st.tuples(
+    st.text(max_size=6),
+    st.sampled_from(['cat', 'dog', 'dog', '', 'é']),
+    st.sampled_from(['', '', 'train', 'val', 'other']),
+)
 TABLES = st.tuples(
-    st.sampled_from(['path,label', 'path,label', '\ufeffpath,label', 'path,label,split', 'label,path', 'path', '', 'path;label']),
-    st.lists(st.tuples(st.text(max_size=6), st.sampled_from(['cat', 'dog', 'dog', '', 'é']), st.sampled_from(['', '', 'train', 'val', 'other'])), max_size=3),
+    st.sampled_from(HEADERS),
+    st.lists(ROWS, max_size=3),
     st.sampled_from(['utf-8', 'utf-8', 'utf-16', 'latin-1']),
 )
 
 
 def write_folder(folder, tree):
-    """Write `tree` under `folder` (bytes), and give the paths of its files. Names that the system refuses are left out."""
+    """Write `tree` under `folder` (bytes)."""
     for name, inside in tree.items():
         path = os.path.join(folder, name)
         os.makedirs(path, exist_ok=True)
@@ -112,7 +133,9 @@ def check_line(error):
 def check_found(found):
     """A `PhotoFolder` keeps what it promises."""
     assert isinstance(found, PhotoFolder)
-    assert len(found.paths) == len(found.labels) == len(found.splits) == len(found.origin) == len(found.places) == len(found.times)
+    of_each = (found.paths, found.labels, found.contents, found.fractions, found.times, found.given)
+    of_each += (found.splits, found.origin)
+    assert len(set(map(len, of_each))) == 1
     assert set(found.splits) <= set(BORDERS) and set(found.origin) <= {'content', 'nearest', 'given'}
     assert all(found.counts['train'].values()) and len(found.class_names) >= 2
     for path in found.paths:

@@ -1,5 +1,6 @@
 """Odd pictures become plain pixels, broken ones are named, and a folder's splits follow from what is in the files."""
 import io
+import itertools
 import json
 import os
 import shutil
@@ -16,15 +17,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transfer_cvd.errors import InputError
-from transfer_cvd import photos
-from transfer_cvd.photos.splits import BORDERS, PhotoFolder, assign_splits, place
-from transfer_cvd.photos.images import MAX_PIXELS, UnreadablePhoto, decode_photo, read_photo
-from transfer_cvd.photos.scan import check_sound, content_hash
-from transfer_cvd.photos.find import find_photos
 from transfer_cvd._files import printable
+from transfer_cvd.errors import InputError
+from transfer_cvd.photos import scan
+from transfer_cvd.photos.find import find_photos
+from transfer_cvd.photos.images import MAX_PIXELS, UnreadablePhoto, decode_photo, read_photo
+from transfer_cvd.photos.preprocess import format_example, format_photo, formatting_layers
+from transfer_cvd.photos.scan import default_memory, hash_ends, recall
+from transfer_cvd.photos.splits import BORDERS, PhotoFolder, assign_splits, split_fraction
 
-TURNS = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_90', 7: 'TRANSVERSE', 8: 'ROTATE_270'}
+TURNS = {
+    2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_90', 7: 'TRANSVERSE',
+    8: 'ROTATE_270',
+}
 
 
 def picture(width=64, height=48, seed=0):
@@ -64,16 +69,18 @@ def memory(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def read(monkeypatch):
     """The files that were read, as a list that grows."""
-    names, read_bytes = [], photos.read_bytes
-    monkeypatch.setattr(photos, 'read_bytes', lambda path: names.append(Path(path).name) or read_bytes(path))
+    names, read_bytes = [], scan.read_bytes
+    monkeypatch.setattr(scan, 'read_bytes', lambda path: names.append(Path(path).name) or read_bytes(path))
     return names
 
 
 @pytest.mark.parametrize('name, image', [
-    ('grey.png', picture().convert('L')), ('grey.jpg', picture().convert('L')), ('black and white.png', picture().convert('1')),
-    ('cmyk.jpg', picture().convert('CMYK')), ('cmyk.tif', picture().convert('CMYK')), ('palette.png', picture().quantize(16)),
-    ('palette.gif', picture().quantize(16)), ('photo.webp', picture()), ('photo.bmp', picture()), ('photo.tiff', picture()),
-    ('ycbcr.tif', picture().convert('YCbCr')), ('dot.png', picture(1, 1)), ('line.png', picture(1, 5000)),
+    ('grey.png', picture().convert('L')), ('grey.jpg', picture().convert('L')),
+    ('black and white.png', picture().convert('1')), ('cmyk.jpg', picture().convert('CMYK')),
+    ('cmyk.tif', picture().convert('CMYK')), ('palette.png', picture().quantize(16)),
+    ('palette.gif', picture().quantize(16)), ('photo.webp', picture()), ('photo.bmp', picture()),
+    ('photo.tiff', picture()), ('ycbcr.tif', picture().convert('YCbCr')), ('dot.png', picture(1, 1)),
+    ('line.png', picture(1, 5000)),
 ])
 def test_modes_and_formats(tmp_path, name, image):
     image.save(tmp_path / name)
@@ -154,7 +161,8 @@ def test_large_jpegs_are_reduced_to_no_less_than_twice_the_size(tmp_path, mode, 
 
 def test_all_formats_are_reduced_alike(tmp_path):
     large = picture(1600, 1200)
-    for kind, options in (('JPEG', {'quality': 95}), ('PNG', {'compress_level': 1}), ('WEBP', {'quality': 90}), ('BMP', {}), ('TIFF', {})):
+    kinds = {'JPEG': {'quality': 95}, 'PNG': {'compress_level': 1}, 'WEBP': {'quality': 90}, 'BMP': {}, 'TIFF': {}}
+    for kind, options in kinds.items():
         path = put(tmp_path / f'large.{kind.lower()}', encoded(large, kind, **options))
         for image_size, expected in ((32, (150, 200)), (160, (600, 800)), (600, (1200, 1600))):
             photo = read_photo(path, image_size)
@@ -174,12 +182,15 @@ def test_cmyk_with_a_profile_that_does_not_fit(tmp_path):
 
 
 def cmyk_profile():
-    """A colour profile (ICC.1:2001-04, 6.5.10) of four grey inks: none gives white, black gives black, each of the others half of it."""
-    nodes = [bytes([0 if k else 128 if c + m + y else 255, 128, 128]) for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)]
+    """A colour profile (ICC.1:2001-04, 6.5.10) of four grey inks: black gives black, each of the others half of it."""
+    inks = itertools.product((0, 1), repeat=4)
+    nodes = [bytes([0 if k else 128 if c + m + y else 255, 128, 128]) for c, m, y, k in inks]
     identity = struct.pack('>9i', *(65536 if i % 4 == 0 else 0 for i in range(9)))
-    table = b'mft1' + bytes(4) + bytes([4, 3, 2, 0]) + identity + 4 * bytes(range(256)) + b''.join(nodes) + 3 * bytes(range(256))
+    curve = bytes(range(256))
+    table = b'mft1' + bytes(4) + bytes([4, 3, 2, 0]) + identity + 4 * curve + b''.join(nodes) + 3 * curve
     white = struct.pack('>3i', 63190, 65536, 54061)
-    header = struct.pack('>I4sI4s4s4s12s4s28s12s', 144 + len(table), bytes(4), 0x02400000, b'prtr', b'CMYK', b'Lab ', bytes(12), b'acsp', bytes(28), white)
+    header = struct.pack('>I4sI4s4s4s12s4s28s12s', 144 + len(table), bytes(4), 0x02400000, b'prtr', b'CMYK', b'Lab ',
+                         bytes(12), b'acsp', bytes(28), white)
     return header.ljust(128, b'\0') + struct.pack('>I4sII', 1, b'A2B0', 144, len(table)) + table
 
 
@@ -210,32 +221,44 @@ def test_heic_and_avif(tmp_path):
 
 def test_heic_without_the_extra(tmp_path):
     put(tmp_path / 'photo.jpg', b'\0\0\0\x18ftypheic' + bytes(99))  # phones do give them that name
-    code = ('import sys; sys.modules["pillow_heif"] = None\nfrom transfer_cvd.photos import UnreadablePhoto, read_photo\n'
-            f'try: read_photo({str(tmp_path / "photo.jpg")!r})\nexcept UnreadablePhoto as error: print(error.reason)')
+    code = f'''
+import sys
+sys.modules["pillow_heif"] = None
+from transfer_cvd.photos.images import UnreadablePhoto, read_photo
+try:
+    read_photo({str(tmp_path / "photo.jpg")!r})
+except UnreadablePhoto as error:
+    print(error.reason, end='')
+'''
     said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert (said.stdout, said.stderr) == ("it is in the format HEIC, which needs pip install 'transfer_cvd[heif]'\n", '')
+    assert (said.stdout, said.stderr) == ("it is in the format HEIC, which needs pip install 'transfer_cvd[heif]'", '')
 
 
-@pytest.mark.parametrize('options', [{}, {'progressive': True}, {'restart_marker_blocks': 4}, {'subsampling': 0, 'optimize': True}])
+def verdict(data, image_size=None):
+    """Why a photo cannot be decoded, or 'sound'."""
+    try:
+        decode_photo(data, 'photo.jpg', image_size)
+    except UnreadablePhoto as error:
+        return error.reason
+    return 'sound'
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'progressive': True}, {'restart_marker_blocks': 4}, {'subsampling': 0, 'optimize': True},
+])
 @pytest.mark.filterwarnings('ignore')
-def test_the_quick_check_finds_what_decoding_finds(options):
-    def verdict(function, data):
-        try:
-            function(data, 'photo.jpg')
-        except UnreadablePhoto as error:
-            return error.reason
-        return 'sound'
-
+def test_decoding_an_eighth_finds_what_decoding_all_finds(options):
     rng, whole = np.random.default_rng(0), encoded(picture(320, 240), quality=90, **options)
     verdicts = []
     for _ in range(150):
         damaged = bytearray(whole)
-        for position in rng.integers(2, len(whole), rng.integers(1, 4)) if rng.random() < 0.5 else rng.integers(2, 700, 1):
-            damaged[position] = rng.choice([0, 0xFF, 0xD9, 0xC4, rng.integers(256)])
+        anywhere = rng.random() < 0.5
+        for index in rng.integers(2, len(whole), rng.integers(1, 4)) if anywhere else rng.integers(2, 700, 1):
+            damaged[index] = rng.choice([0, 0xFF, 0xD9, 0xC4, rng.integers(256)])
         data = bytes(damaged[:rng.integers(len(whole))] if rng.random() < 0.2 else damaged)
-        verdicts.append((verdict(check_sound, data), verdict(decode_photo, data)))
-    assert all((quick == 'sound') == (thorough == 'sound') for quick, thorough in verdicts)
-    assert 20 < sum(quick == 'sound' for quick, _ in verdicts) < 140
+        verdicts.append((verdict(data, 1), verdict(data)))
+    assert all((eighth == 'sound') == (thorough == 'sound') for eighth, thorough in verdicts)
+    assert 20 < sum(eighth == 'sound' for eighth, _ in verdicts) < 140
 
 
 def test_pipes_and_films_are_not_read(tmp_path):
@@ -265,7 +288,9 @@ def test_other_formats_cut_in_half(tmp_path, kind):
         read_photo(put(tmp_path / f'half.{kind.lower()}', data[:len(data) // 2]))
 
 
-@pytest.mark.parametrize('content, reason', [(b'', 'empty'), (b'this is no picture', 'no picture'), (b'\xff\xd8\xff\xe0' + bytes(99), '.')])
+@pytest.mark.parametrize('content, reason', [
+    (b'', 'empty'), (b'this is no picture', 'no picture'), (b'\xff\xd8\xff\xe0' + bytes(99), '.'),
+])
 def test_no_picture(tmp_path, content, reason):
     with pytest.raises(UnreadablePhoto, match=reason):
         read_photo(put(tmp_path / 'text.jpg', content))
@@ -284,7 +309,8 @@ def test_decompression_bomb(tmp_path, side):
     assert side * side > MAX_PIXELS
     header = struct.pack('>4sIIBBBBB', b'IHDR', side, side, 8, 2, 0, 0, 0)
     data = b'IDAT' + zlib.compress(bytes(10_000))
-    chunks = [struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk)) for chunk in (header, data, b'IEND')]
+    chunks = [struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk))
+              for chunk in (header, data, b'IEND')]
     path = put(tmp_path / 'bomb.png', b'\x89PNG\r\n\x1a\n' + b''.join(chunks))
     with pytest.raises(UnreadablePhoto, match='million pixels'):
         read_photo(path, 160)
@@ -295,9 +321,9 @@ def test_a_jpeg_that_claims_to_be_huge_is_not_sound(tmp_path):
     data = encoded(picture())
     frame = data.index(b'\xff\xc0')
     path = put(tmp_path / 'bomb.jpg', data[:frame + 5] + 2 * (20_000).to_bytes(2) + data[frame + 9:])
-    for function in (lambda: check_sound(path.read_bytes(), path), lambda: read_photo(path, 160)):
-        with pytest.raises(UnreadablePhoto, match='million pixels'):
-            function()
+    with pytest.raises(UnreadablePhoto, match='million pixels'):
+        read_photo(path, 160)
+    assert 'million pixels' in scan.examine(str(path)).reason
 
 
 def test_many_threads_read_alike(tmp_path):
@@ -309,8 +335,37 @@ def test_many_threads_read_alike(tmp_path):
 
 
 def test_tensorflow_is_not_imported():
-    code = 'import sys, transfer_cvd.photos; assert "tensorflow" not in sys.modules and "keras" not in sys.modules'
+    code = '''
+import sys
+from transfer_cvd.photos import find, folders, images, near_duplicates, preprocess, scan, splits, tables
+assert not {"tensorflow", "keras"} & set(sys.modules)
+'''
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.parametrize('image_size', [32, 96, 160, 161])
+def test_all_libraries_format_alike(image_size):
+    import keras
+
+    photos = keras.Input((None, None, 3), dtype='uint8')
+    formatting = keras.Model(photos, formatting_layers(photos, image_size))
+    assert formatting.output.dtype == 'float32'
+    rng = np.random.default_rng(image_size)
+    for height, width in ((1, 1), (2, 500), (image_size, image_size), (375, 500), (640, 333), (1001, 7)):
+        photo = rng.integers(0, 256, (height, width, 3), np.uint8)
+        by_numpy = format_photo(photo, image_size)
+        assert by_numpy.shape == (image_size, image_size, 3) and by_numpy.dtype == np.float32
+        assert np.array_equal(by_numpy, format_example(photo, 0, image_size)[0].numpy())
+        assert np.abs(formatting(photo[None])[0].numpy() - by_numpy).max() < 1e-5
+
+
+def test_format_example_can_be_mapped_over_a_data_set():
+    import tensorflow as tf
+
+    photo = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    mapped = tf.data.Dataset.from_tensors((photo, 1)).map(format_example)
+    image, label = next(mapped.as_numpy_iterator())
+    assert np.array_equal(image, format_photo(photo, 160)) and label == 1
 
 
 def test_folder(tmp_path):
@@ -372,7 +427,8 @@ def test_a_photo_of_two_classes_is_left_out(tmp_path):
     shutil.copy(tmp_path / 'cat/003.png', tmp_path / 'dog/also a dog.png')
     found = find_photos(tmp_path)
     assert len(found.paths) == 19
-    assert [(Path(path).name, 'another class' in reason) for path, reason in found.skipped] == [('003.png', True), ('also a dog.png', True)]
+    assert [Path(path).name for path, _ in found.skipped] == ['003.png', 'also a dog.png']
+    assert all('another class' in reason for _, reason in found.skipped)
 
 
 def test_added_and_renamed_photos_move_no_others(tmp_path):
@@ -392,7 +448,8 @@ def test_given_splits_are_kept(tmp_path):
             (tmp_path / split / split / name).rename(tmp_path / split / name)
         (tmp_path / split / split).rmdir()
     found = find_photos(tmp_path)
-    assert {split: counts['cat'] for split, counts in found.counts.items()} == {'train': 40, 'validation': 10, 'test': 6}
+    cats = {split: counts['cat'] for split, counts in found.counts.items()}
+    assert cats == {'train': 40, 'validation': 10, 'test': 6}
     assert set(found.origin) == {'given'} and found.class_names == ['cat', 'dog']
 
 
@@ -405,7 +462,7 @@ def test_a_missing_split_comes_from_train(tmp_path, given):
             (tmp_path / split / f'cat/{i:03}.png').unlink()
         make_folder(tmp_path / split, ['dog'], n=3)
     found = find_photos(tmp_path)
-    where = {split: {Path(path).parent.parent.name for path, at in zip(found.paths, found.splits) if at == split} for split in BORDERS}
+    where = {split: {Path(found.paths[i]).parent.parent.name for i in found.indices(split)} for split in BORDERS}
     assert where == {split: {split if split in given else 'train'} for split in BORDERS}
     assert set(found.origin) == ({'given', 'content'} if given else {'content'})
     assert bool(given) == any('6 photos have copies in another' in line for line in found.warnings)
@@ -418,7 +475,8 @@ def test_test_photos_without_classes_are_left_out(tmp_path):
     put(tmp_path / 'readme.txt', b'all my pets')
     found = find_photos(tmp_path)
     assert found.class_names == ['cat', 'dog'] and all(sum(counts.values()) for counts in found.counts.values())
-    assert [(Path(path).name, reason) for path, reason in found.skipped] == [('readme.txt', 'it lies in no class'), ('1.png', 'it lies in no class')]
+    reasons = [(Path(path).name, reason) for path, reason in found.skipped]
+    assert reasons == [('readme.txt', 'it lies in no class'), ('1.png', 'it lies in no class')]
 
 
 def test_a_class_missing_from_a_given_split(tmp_path):
@@ -439,13 +497,16 @@ def test_table(tmp_path):
     make_folder(tmp_path / 'photos', ['a', 'b'], n=15)
     names = [f'photos/{name}/{i:03}.png' for name in 'ab' for i in range(15)]
     (tmp_path / 'photos/a/000.png').rename(tmp_path / 'photos/a/no suffix, "quoted"')
-    lines = ['label, path', '1,"photos/a/no suffix, ""quoted"""', *(f'{int("/b/" in name)}, {name}' for name in names[1:]), '0,gone.png']
+    lines = ['label, path', '1,"photos/a/no suffix, ""quoted"""']
+    lines += [f'{int("/b/" in name)}, {name}' for name in names[1:]] + ['0,gone.png']
     (tmp_path / 'photos.csv').write_text('\n'.join(lines), encoding='utf-8-sig')
     found = find_photos(tmp_path / 'photos.csv')
     assert found.class_names == ['0', '1'] and found.labels.tolist() == [1] + 14 * [0] + 15 * [1]
     assert found.skipped == [(str(tmp_path / 'gone.png'), 'no such file or directory')]
-    assert found.paths[0].endswith('no suffix, "quoted"') and found.splits == find_photos(tmp_path / 'photos.csv').splits
-    (tmp_path / 'photos.csv').write_text('path,label,split\n' + ''.join(f'{name},{name[7]},{"test" if "2" in name else ""}\n' for name in names[1:]))
+    assert found.paths[0].endswith('no suffix, "quoted"')
+    assert found.splits == find_photos(tmp_path / 'photos.csv').splits
+    lines = [f'{name},{name[7]},{"test" if "2" in name else ""}\n' for name in names[1:]]
+    (tmp_path / 'photos.csv').write_text('path,label,split\n' + ''.join(lines))
     found = find_photos(tmp_path / 'photos.csv')
     assert all((origin == 'given') == ('2' in Path(path).name) for path, origin in zip(found.paths, found.origin))
 
@@ -461,7 +522,9 @@ def make_table(folder, split_of, n=60):
 @pytest.mark.parametrize('given', ['test', 'validation', 'train', ''])
 @pytest.mark.parametrize('blank', [{3}, {3, 13, 14}, set(range(60))])
 def test_rows_without_a_split_are_training_rows(tmp_path, given, blank):
-    whole = lambda i: given if i % 5 == 0 else 'train'
+    def whole(i):
+        return given if i % 5 == 0 else 'train'
+
     expected = find_photos(make_table(tmp_path, whole))
     found = find_photos(make_table(tmp_path, lambda i: '' if i in blank and i % 5 else whole(i)))
     assert found.splits == expected.splits and set(found.splits) == set(BORDERS)
@@ -486,20 +549,29 @@ def test_a_copy_without_a_split_of_a_test_photo_is_told(tmp_path):
 @pytest.mark.parametrize('missing', ['validation', 'test'])
 def test_a_split_that_cannot_be_made_is_an_error(tmp_path, missing):
     other = {'validation': 'test', 'test': 'validation'}[missing]
+    message = f'photos.csv has no photos in {missing}, and no class has more than one in train'
     for seed in range(5):
-        with pytest.raises(InputError, match=f'photos.csv has no photos in {missing}, and no class has more than one in train') as error:
+        with pytest.raises(InputError, match=message) as error:
             find_photos(make_table(tmp_path, lambda i: other if i else 'train', n=4), seed)
         assert '\n' not in str(error.value)
     found = find_photos(make_table(tmp_path, lambda i: other if i > 1 else '', n=4))
-    assert all(sum(counts.values()) == n for counts, n in zip(map(found.counts.get, ('train', missing, other)), (2, 2, 4)))
+    assert [len(found.indices(split)) for split in ('train', missing, other)] == [2, 2, 4]
 
 
 @pytest.mark.parametrize('content, message', [
-    ('path,label\nhäuser.png,a\n'.encode('latin-1'), 'not in the encoding UTF-8'), ('path,label\na.png,a\n'.encode('utf-16'), 'not in the encoding UTF-8'),
-    (b'a.png,a\nb.png,b\n', "no header .*'a.png,a'"), (b'', 'no header'), (b'path,label\n', 'no photos'), (b'path,label\na.png\n', 'line 2 of .* no label'),
-    (b'path,label\na.png,a\n\n,b\n', 'no path'), (b'path,label\na.png,a\n', 'one class only, a'), (b'path,label,split\na.png,a,tset\n', "'tset': write train"),
-    (b'path,label\na.png,a\nb.png,b\n', '2 photos in .* cannot be read|0 different'), (b'path,label\n"' + bytes(9) + b'.png,a\n', 'no label|null'),
-    (b'path,label\n"' + b'x' * 200_000 + b'",a\n', 'cannot be read as a table'), (b'path,label\na\0.png,a\nb.png,b\nc.png,b\n', '3 of 3'),
+    ('path,label\nhäuser.png,a\n'.encode('latin-1'), 'not in the encoding UTF-8'),
+    ('path,label\na.png,a\n'.encode('utf-16'), 'not in the encoding UTF-8'),
+    (b'a.png,a\nb.png,b\n', "no header .*'a.png,a'"),
+    (b'', 'no header'),
+    (b'path,label\n', 'no photos'),
+    (b'path,label\na.png\n', 'line 2 of .* no label'),
+    (b'path,label\na.png,a\n\n,b\n', 'no path'),
+    (b'path,label\na.png,a\n', 'one class only, a'),
+    (b'path,label,split\na.png,a,tset\n', "'tset': write train"),
+    (b'path,label\na.png,a\nb.png,b\n', '2 photos in .* cannot be read|0 different'),
+    (b'path,label\n"' + bytes(9) + b'.png,a\n', 'no label|null'),
+    (b'path,label\n"' + b'x' * 200_000 + b'",a\n', 'cannot be read as a table'),
+    (b'path,label\na\0.png,a\nb.png,b\nc.png,b\n', '3 of 3'),
 ])
 def test_wrong_table(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as error:
@@ -543,10 +615,12 @@ def test_warnings(tmp_path):
     make_folder(tmp_path, ['bird'], n=9)
     shutil.copy(tmp_path / 'cat/000.png', tmp_path / 'dog/also a dog.png')
     found = find_photos(tmp_path)
-    assert [line.split(':')[0] for line in found.warnings[:2]] == ['test is taken for a class', 'the classes Cat and cat differ by case only']
+    beginnings = [line.split(':')[0] for line in found.warnings[:2]]
+    assert beginnings == ['test is taken for a class', 'the classes Cat and cat differ by case only']
     assert found.warnings[2].startswith('2 photos are in two classes and are left out')
     tests = found.counts['test']['bird']
-    assert found.warnings[3].startswith(f'the class bird has 9 photos, {tests} of them in test') and len(found.warnings) == 4
+    assert len(found.warnings) == 4
+    assert found.warnings[3].startswith(f'the class bird has 9 photos, {tests} of them in test')
     assert f'interval from {tests / (tests + 1.96**2):.0%}' in found.warnings[3]
 
 
@@ -568,24 +642,52 @@ def test_a_second_run_reads_nothing(tmp_path, read):
 def test_other_decoders_look_again(tmp_path, read, monkeypatch):
     find_photos(make_folder(tmp_path))
     read.clear()
-    monkeypatch.setattr(photos, 'heif_reader', lambda: 'another')
+    monkeypatch.setattr(scan, 'heif_reader', lambda: 'another')
     find_photos(tmp_path)
     assert len(read) == 20
 
 
+def with_facts(whole, facts):
+    """A memory where something else is remembered of one more file."""
+    seal, text = whole.split(b'\n')
+    return seal + b'\n' + json.dumps(json.loads(text) | {'a': facts}).encode()
+
+
 @pytest.mark.parametrize('damage', [
-    lambda whole: whole[:-9], lambda whole: b'', lambda whole: b'\xff\xfe', lambda whole: b'[' * 100_000, lambda whole: b'[]', lambda whole: b'{"photos": []}',
-    lambda whole: whole.replace(b'"', b"'"), lambda whole: json.dumps(json.loads(whole) | {'photos': {'a': [1, 2, '', 'x', 5]}}).encode(),
-    lambda whole: json.dumps(json.loads(whole) | {'photos': {'a': ['1', 2, 'zz', 7]}}).encode(),
+    lambda whole: whole[:-9],
+    lambda whole: whole[9:],
+    lambda whole: whole.partition(b'\n')[0],
+    lambda whole: whole.partition(b'\n')[2],
+    lambda whole: b'',
+    lambda whole: b'\xff\xfe',
+    lambda whole: b'[' * 100_000,
+    lambda whole: whole.partition(b'\n')[0] + b'\n' + b'[' * 100_000,
+    lambda whole: b'[]',
+    lambda whole: b'{"photos": []}',
+    lambda whole: whole.replace(b'"', b"'"),
+    lambda whole: whole.replace(b'.png', b'.pnG', 1),
+    lambda whole: whole + b' ',
+    lambda whole: with_facts(whole, [1, 2, ['', ''], 'x', 5]),
+    lambda whole: with_facts(whole, ['1', 2, 'zz', 7]),
+    lambda whole: with_facts(whole, [1, 2, ['0' * 32, ''], '']),
 ])
 def test_a_damaged_memory_is_rebuilt(tmp_path, memory, read, damage):
     expected = find_photos(make_folder(tmp_path))
     (path,) = memory.iterdir()
-    whole = path.read_bytes()
+    remembered, whole = recall(path), path.read_bytes()
     path.write_bytes(damage(whole))
+    assert recall(path) == {}
     read.clear()
     assert find_photos(tmp_path).splits == expected.splits
-    assert len(read) == 20 and json.loads(path.read_bytes()) == json.loads(whole)
+    assert len(read) == len(remembered) == 20 and recall(path) == remembered
+
+
+def test_a_memory_of_another_format_is_as_if_there_were_none(tmp_path, read):
+    folder = make_folder(tmp_path)
+    old = {'readers': '1', 'photos': {str(folder / 'cat/000.png'): [1, 2, '0' * 32, '']}}
+    put(default_memory(folder), json.dumps(old).encode())
+    assert len(find_photos(folder).paths) == len(read) == 20
+    assert len(recall(default_memory(folder))) == 20
 
 
 def test_no_place_for_a_memory(tmp_path):
@@ -598,28 +700,46 @@ def test_no_place_for_a_memory(tmp_path):
 
 def test_many_processes_with_one_memory(tmp_path):
     make_folder(tmp_path / 'photos', n=40)
-    code = 'from transfer_cvd.photos import find_photos; import sys; print(len(find_photos(sys.argv[1], memory=sys.argv[2]).paths))'
-    processes = [subprocess.Popen([sys.executable, '-c', code, tmp_path / 'photos', tmp_path / 'memory/m.json'], stdout=subprocess.PIPE) for _ in range(4)]
+    code = '''
+import sys
+from transfer_cvd.photos.find import find_photos
+print(len(find_photos(sys.argv[1], memory=sys.argv[2]).paths))
+'''
+    command = [sys.executable, '-c', code, tmp_path / 'photos', tmp_path / 'memory/m.json']
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(4)]
     assert [process.communicate()[0] for process in processes] == 4 * [b'80\n']
-    assert [path.name for path in (tmp_path / 'memory').iterdir()] == ['m.json'] and len(photos.recall(tmp_path / 'memory/m.json')) == 80
+    assert [path.name for path in (tmp_path / 'memory').iterdir()] == ['m.json']
+    assert len(recall(tmp_path / 'memory/m.json')) == 80
+
+
+def fractions_of(n, seed=0):
+    """The fractions of `n` different contents."""
+    return {ends: split_fraction(ends, seed) for ends in (hash_ends(str(i).encode()) for i in range(n))}
+
+
+def test_fractions_are_what_they_always_were():
+    """If they changed, yesterday's test photos would be in today's training set."""
+    found = [split_fraction(hash_ends(data), seed) for data, seed in ((b'one photo', 0), (b'another', 0), (b'', 7))]
+    assert hash_ends(b'one photo') == '352194f90053122363dd86829e4b1f2d'
+    assert found == [0.519526572432369, 0.9040748628322035, 0.2057288947980851]
 
 
 def test_the_seed_decides():
-    contents = {seed: [place(content_hash(str(i).encode()), seed) for i in range(100)] for seed in (0, 1)}
-    assert np.abs(np.corrcoef(contents[0], contents[1])[0, 1]) < 0.4
+    first, second = (list(fractions_of(100, seed).values()) for seed in (0, 1))
+    assert np.abs(np.corrcoef(first, second)[0, 1]) < 0.4
 
 
 def test_no_split_is_empty():
     for n in [*range(3, 12), 25, 60]:
         for seed in range(200):
-            splits = assign_splits({content_hash(str(i).encode()) for i in range(n)}, seed)
+            splits = assign_splits(fractions_of(n, seed))
             assert len(splits) == n and set(splits.values()) == set(BORDERS)
 
 
 def test_the_photo_nearest_the_border_moves():
-    contents = {content_hash(str(i).encode()) for i in range(400)}
-    training = sorted((content for content in contents if place(content) < 0.8), key=place)
-    splits = assign_splits(set(training))
+    fractions = fractions_of(400)
+    training = sorted((ends for ends in fractions if fractions[ends] < 0.8), key=fractions.get)
+    splits = assign_splits({ends: fractions[ends] for ends in training})
     assert splits[training[-1]] == 'test' and splits[training[-2]] == 'validation'
     assert set(map(splits.get, training[:-2])) == {'train'}
 
@@ -648,11 +768,16 @@ def wrong_folders():
     def two_photos(folder): make_folder(make_folder(folder), ['bird'], n=2)
     def three_copies(folder): [put(make_folder(folder) / f'bird/{i}.png', encoded(picture(), 'PNG')) for i in range(3)]
     return [
-        (lambda folder: folder.rmdir(), 'does not exist'), (lambda folder: (folder.rmdir(), folder.touch()), 'is a file'),
-        (lambda folder: None, 'is empty'), (lambda folder: put(folder / 'a.png', encoded(picture(), 'PNG')), 'no sub-folders'),
-        (lambda folder: make_folder(folder, ['cat']), 'one class only, cat'), (empty_class, 'class bird .* has no photos'),
-        (only_text, 'class bird .* has no photos'), (only_broken, 'class bird .* has 0 .*text.jpg'),
-        (two_photos, 'class bird .* has 2 different'), (three_copies, 'class bird .* has 1 different'),
+        (lambda folder: folder.rmdir(), 'does not exist'),
+        (lambda folder: (folder.rmdir(), folder.touch()), 'is a file'),
+        (lambda folder: None, 'is empty'),
+        (lambda folder: put(folder / 'a.png', encoded(picture(), 'PNG')), 'no sub-folders'),
+        (lambda folder: make_folder(folder, ['cat']), 'one class only, cat'),
+        (empty_class, 'class bird .* has no photos'),
+        (only_text, 'class bird .* has no photos'),
+        (only_broken, 'class bird .* has 0 .*text.jpg'),
+        (two_photos, 'class bird .* has 2 different'),
+        (three_copies, 'class bird .* has 1 different'),
     ]
 
 
@@ -677,7 +802,7 @@ def open_folder():
 
 
 def find_photos_as_another_user(folder):
-    """What `find_photos` leaves out, or its error, for a user who has no more permissions than the modes say; root may do anything."""
+    """What `find_photos` leaves out, or its error, for a user who may do what the modes say; root may do all."""
     code = f'''
 import os
 from PIL import Image

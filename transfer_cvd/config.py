@@ -187,7 +187,7 @@ class TrainConfig:
         check_choice('precision', self.precision or 'auto', PRECISIONS)
         check_choice('augmentation', self.augment, AUGMENTATIONS)
         check_choice('backend', self.backend, BACKENDS)
-        check_choice('kind of number for activations', self.activations, ACTIVATIONS)
+        check_choice('precision of activations', self.activations, ACTIVATIONS)
         check_dropout(self.dropout)
         if not 0 <= self.seed < 2**32:
             raise InputError(f'a seed of {self.seed} is not possible: give a whole number from 0 to {2**32 - 1}')

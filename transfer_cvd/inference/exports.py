@@ -30,7 +30,7 @@ from transfer_cvd.inference.predictor import (
     BATCH, MEMBER, Predictor, formatted_batches, labelled_photos, list_photos, run_afresh,
 )
 from ..photos.folders import look_into
-from ..photos.preprocess import in_words
+from ..photos.preprocess import recipe_in_words
 
 if TYPE_CHECKING:
     import keras
@@ -75,7 +75,7 @@ def describe(
         'class_names': classifier.class_names,
         'image_size': size,
         'facts': classifier.facts,
-        'input': f'float32 (n, {size}, {size}, 3), upright RGB; {in_words(size)}',
+        'input': f'float32 (n, {size}, {size}, 3), {recipe_in_words(size)}',
         'output': f'float32 (n, {len(classifier.class_names)}), the probability of each class',
     }, indent=2)
 

@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ..evaluation.metrics import accuracy_interval
+from .._statistics import accuracy_interval
 from ..features.store import Kept, NoRoom, Store, Wanted
 from ..networks.classifier import TransferModel, compile_classifier
 from ..networks.surgery import split_backbone
