@@ -94,10 +94,6 @@ class PhotoFolder:
         """All warnings, one line each."""
         return self.lasting_warnings + self.split_warnings
 
-    def indices(self, split: str) -> np.ndarray:
-        """Return the indices of a split's photos, int64 `(n,)`."""
-        return np.flatnonzero(np.array(self.splits) == split)
-
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """The number of photos per split and class name."""
