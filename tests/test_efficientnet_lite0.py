@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-import transfer_cvd.efficientnet_lite0 as lite0
+import transfer_cvd.networks._torch_weights as torch_weights
+import transfer_cvd.networks.efficientnet_lite0 as lite0
 from transfer_cvd.errors import InputError
 
 
@@ -60,7 +61,7 @@ def network():
 def test_a_command_in_the_file_is_not_run(path, tmp_path, protocol, place):
     trace = tmp_path / 'trace'
     attack = pickle.dumps(Call(os.system, f'echo ran > {trace}'), protocol)
-    header = b''.join(pickle.dumps(part, 2) for part in (lite0.MAGIC, lite0.VERSION, {'little_endian': True}))
+    header = b''.join(pickle.dumps(part, 2) for part in (torch_weights.MAGIC, torch_weights.VERSION, {'little_endian': True}))
     data = attack if place == 'first' else header + attack
     path.write_bytes(data)
     assert 'SHA-256' in refused(path)
@@ -106,7 +107,7 @@ def legacy_file(tensor, kind='FloatStorage', size=6) -> bytes:
             return ('storage', kind, 'a', 'cpu', size, None) if value == 'the storage' else None
 
     file = io.BytesIO()
-    for part in lite0.MAGIC, lite0.VERSION, {'little_endian': True}:
+    for part in torch_weights.MAGIC, torch_weights.VERSION, {'little_endian': True}:
         pickle.dump(part, file, 2)
     Pickler(file, 2).dump({'t': tensor})
     pickle.dump(['a'], file, 2)
@@ -115,16 +116,16 @@ def legacy_file(tensor, kind='FloatStorage', size=6) -> bytes:
 
 def rebuild(storage, offset, shape, strides):
     """Pickles as a call of the function in PyTorch, which need not be installed."""
-    return Call(lite0.rebuild_tensor, storage, offset, shape, strides, False, OrderedDict())
+    return Call(torch_weights.rebuild_tensor, storage, offset, shape, strides, False, OrderedDict())
 
 
 def with_torch_names(data: bytes) -> bytes:
-    return data.replace(b'transfer_cvd.efficientnet_lite0\nrebuild_tensor\n', b'torch._utils\n_rebuild_tensor_v2\n')
+    return data.replace(b'transfer_cvd.networks._torch_weights\nrebuild_tensor\n', b'torch._utils\n_rebuild_tensor_v2\n')
 
 
 def test_the_old_format_is_understood():
     data = with_torch_names(legacy_file(rebuild('the storage', 1, (2, 2), (1, 3))))
-    np.testing.assert_array_equal(lite0.read_tensors(io.BytesIO(data))['t'], [[1, 4], [2, 5]])
+    np.testing.assert_array_equal(torch_weights.read_tensors(io.BytesIO(data))['t'], [[1, 4], [2, 5]])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ['transfer_cvd', 'settings.ini', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE']
-NOT_THERE = ['nbdev', 'fastcore', 'execnb', 'IPython', 'ipykernel', 'jupyterlab', 'nbconvert', 'pytest', 'skimage', 'torch']
+NOT_THERE = ['nbdev', 'execnb', 'IPython', 'ipykernel', 'jupyterlab', 'nbconvert', 'pytest', 'skimage', 'torch']
 
 
 def settings():
