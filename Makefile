@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
-PINNED := -c constraints.txt --build-constraint constraints.txt
+# Empty to try the newest versions that settings.ini allows.
+PINNED ?= -c constraints.txt --build-constraint constraints.txt
 SETUP := constraints.txt settings.ini setup.py
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -13,7 +14,7 @@ export TF_CPU_ALLOCATOR_USE_BFC ?= 1
 # The tests remember photos here and not in the user's own cache.
 test durations: export XDG_CACHE_HOME = $(CURDIR)/$(VENV)/cache
 
-.PHONY: help train test durations notebooks export save save-real readme clean
+.PHONY: help train test durations lint notebooks export save save-real readme clean
 
 help:  ## this list
 	@awk -F ':.*## +' '/^[a-z-]+:.*##/ {printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -33,9 +34,13 @@ durations: test  ## the same, and note how long each notebook and file takes, by
 notebooks: $(VENV)/.test  ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab nbs
 
-export: $(VENV)/.test  ## write transfer_cvd/*.py from the notebooks, and clean them
+export: $(VENV)/.test  ## write transfer_cvd/*.py from the notebooks, clean them, draw the map of rooms
 	$(VENV)/bin/nbdev_export
 	$(VENV)/bin/nbdev_clean
+	$(RUN) tools/rooms.py write
+
+lint: $(VENV)/.test  ## look for mistakes that a machine can see
+	$(VENV)/bin/ruff check
 
 save: $(VENV)/.test  ## run the notebooks in using and inside offline and save their outputs
 	TRANSFER_CVD_OFFLINE=1 $(RUN) tools/notebooks.py save $$(find nbs/using nbs/inside -name "[a-z]*.ipynb" -not -path "*/.*")

@@ -8,7 +8,9 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='], interpolation=None)
 parser.read(here / 'settings.ini', encoding='utf-8')
 facts = parser['DEFAULT']
-extras = {name: facts[f'{name}_requirements'].split() for name in ('offline', 'heif', 'fast', 'tensorboard', 'export', 'dev')}
+names = ('offline', 'heif', 'fast', 'tensorboard', 'export', 'dev')
+extras = {name: facts[f'{name}_requirements'].split() for name in names}
+home = f"https://github.com/{facts['user']}/{facts['repo']}"
 
 setup(
     name=facts['lib_name'],
@@ -19,8 +21,20 @@ setup(
     author=facts['author'],
     license='Apache-2.0',
     keywords=facts['keywords'],
+    project_urls={'Source': home, 'Questions and faults': f'{home}/issues'},
+    classifiers=[
+        'Development Status :: 3 - Alpha',
+        'Intended Audience :: Education',
+        'Intended Audience :: Science/Research',
+        'License :: OSI Approved :: Apache Software License',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Typing :: Typed',
+    ],
     packages=find_packages(include=['transfer_cvd', 'transfer_cvd.*']),
-    package_data={'transfer_cvd.evaluation.report': ['*.j2', '*.css']},
+    package_data={'transfer_cvd': ['py.typed'], 'transfer_cvd.evaluation.report': ['*.j2', '*.css']},
     python_requires=f">={facts['min_python']}",
     install_requires=facts['requirements'].split(),
     extras_require=extras,
