@@ -207,7 +207,7 @@ def test_a_heading_with_two_marks_is_found():
 
 def test_style_limits():
     faults = notebooks.style_faults(notebook(('pass\n' * 41, [])), chapter=False)
-    assert faults == ['the median code cell has 41 lines, over 6']
+    assert faults == ['the median code cell has 41 lines, over 8']
     silent = notebook(('1', [shown(text_plain='1')]), ('x = 1', []), ('y = 1', []))
     assert notebooks.style_faults(silent, chapter=True) == ['only 1 of 3 code cells show a result, less than half']
     silent.cells = [cell for cell in silent.cells if cell.cell_type == 'code'] + silent.cells[:1]
