@@ -1,13 +1,15 @@
-"""Draw the map of rooms in CONTRIBUTING.md from the imports of the package.
+"""Draw the map of rooms in CONTRIBUTING.md from the imports, and keep the sentences in the lists of notebooks current.
 
-    python tools/rooms.py write    # write the map into CONTRIBUTING.md
-    python tools/rooms.py check    # exit with 1 if the map that stands there is not that of the imports
+    python tools/rooms.py write    # write the map, and the sentences in the index.ipynb of nbs/using and nbs/inside
+    python tools/rooms.py check    # exit with 1 and name the files in which something else stands
 
 A room is a folder of transfer_cvd or a module beside the folders; the five chapters are one room. Only the text of the
 modules is read, none of them is imported. Imports within functions count, those for type checkers alone do not.
+In a list, order and titles are written by hand; the sentence is the first of the quote that the notebook begins with.
 """
 import argparse
 import ast
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -26,6 +28,8 @@ ABOVE_CHAPTERS = ('runs', 'cli', 'all')  # the only rooms that may import a chap
 NOT_ROOMS = ('', '_modidx')  # the package itself, and the index that nbdev writes
 BEGIN = '<!-- The map of rooms, written by tools/rooms.py: do not edit. -->'
 END = '<!-- The end of the map of rooms. -->'
+INDEXES = ('nbs/using/index.ipynb', 'nbs/inside/index.ipynb')  # the lists of notebooks
+_ENTRY = re.compile(r'^(- \[.+?\]\(([^()\s]+\.ipynb)\)).*$', re.MULTILINE)
 
 
 class Import(NamedTuple):
@@ -40,7 +44,7 @@ class Import(NamedTuple):
 def module_files(
     root: Path = ROOT,  # the project
 ) -> dict[str, Path]:
-    """Return the file of each module by its name within the package, such as 'photos.scan'; '' is the package itself."""
+    """Return the file of each module by its name in the package, such as 'photos.scan'; '' is the package itself."""
     files = {}
     for path in sorted((root / PACKAGE).rglob('*.py')):
         parts = path.relative_to(root / PACKAGE).with_suffix('').parts
@@ -130,7 +134,14 @@ def first_sentence(
 ) -> str:
     """Return the first sentence of a module's docstring without its full stop, or '' if it has no docstring."""
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
-    paragraph = ' '.join(docstring.split('\n\n')[0].split())
+    return sentence_of(docstring.split('\n\n')[0])
+
+
+def sentence_of(
+    paragraph: str,
+) -> str:
+    """Return the first sentence of a paragraph, on one line and without its full stop."""
+    paragraph = ' '.join(paragraph.split())
     return re.split(r'(?<=[.!?])\s+(?=[A-Z`])', paragraph)[0].removesuffix('.')
 
 
@@ -171,7 +182,7 @@ def room_lines(
             continue
         notebook = notebook_of(files[module], root)
         name = f'[`{module}`]({notebook})' if notebook else f'`{module}` (no notebook)'
-        lines.append(f'   - {name}: {first_sentence(files[module])}.')
+        lines.append(f'    - {name}: {first_sentence(files[module])}.')
     return lines
 
 
@@ -186,20 +197,52 @@ def with_map(
     return f'{before}{BEGIN}\n\n{drawn}\n\n{END}{after}'
 
 
+def quote_of(
+    notebook: Path,
+) -> str:
+    """Return the text of the `>` quote in the first cell of a notebook. Raises `ValueError` if there is none."""
+    source = ''.join(json.loads(notebook.read_text(encoding='utf-8'))['cells'][0]['source'])
+    quoted = [line.removeprefix('>').strip() for line in source.splitlines() if line.startswith('>')]
+    if not any(quoted):
+        raise ValueError(f'{notebook} does not begin with a sentence in a > quote')
+    return ' '.join(quoted)
+
+
+def with_sentences(
+    index: Path,  # a notebook with a list of notebooks
+) -> str:
+    """Return the text that the file of an index should have: behind each link the sentence of its notebook."""
+    def entry(found: re.Match) -> str:
+        return f'{found[1]}: {sentence_of(quote_of(index.parent / found[2]))}.'
+
+    notebook = json.loads(index.read_text(encoding='utf-8'))
+    for cell in notebook['cells']:
+        if cell['cell_type'] == 'markdown':
+            cell['source'] = _ENTRY.sub(entry, ''.join(cell['source'])).splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + '\n'
+
+
+def wanted_files(
+    root: Path = ROOT,  # the project
+) -> dict[Path, str]:
+    """Return the text that CONTRIBUTING.md and the indexes should have, by file."""
+    page = root / 'CONTRIBUTING.md'
+    wanted = {root / name: with_sentences(root / name) for name in INDEXES}
+    return {page: with_map(page.read_text(encoding='utf-8'), draw_map(root))} | wanted
+
+
 def main() -> int:
-    """Write or check the map; return the exit code."""
+    """Write or check the map and the sentences; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('what', choices=['write', 'check'])
     what = parser.parse_args().what
-    page = ROOT / 'CONTRIBUTING.md'
-    written = page.read_text(encoding='utf-8')
-    wanted = with_map(written, draw_map())
-    if what == 'write':
-        page.write_text(wanted, encoding='utf-8')
-        return 0
-    if written != wanted:
-        print('The map in CONTRIBUTING.md is not that of the imports: python tools/rooms.py write', file=sys.stderr)
-    return int(written != wanted)
+    stale = {path: text for path, text in wanted_files().items() if path.read_text(encoding='utf-8') != text}
+    for path, text in stale.items():
+        if what == 'write':
+            path.write_text(text, encoding='utf-8')
+        else:
+            print(f'{path.relative_to(ROOT)} is not current: python tools/rooms.py write', file=sys.stderr)
+    return int(what == 'check' and bool(stale))
 
 
 if __name__ == '__main__':
