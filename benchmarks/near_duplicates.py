@@ -2,7 +2,8 @@
 
     python benchmarks/near_duplicates.py     # needs cats_vs_dogs from TFDS, and MobileNetV2's weights from Keras
 
-All pairs of the first 2,500 photos of cats_vs_dogs, as different pictures; and 100 of them beside changed copies of themselves.
+All pairs of the first 2,500 photos of cats_vs_dogs, as different pictures; and 100 of them beside changed copies of
+themselves.
 """
 import io
 import os
@@ -18,9 +19,9 @@ import tensorflow_datasets as tfds
 from measuring import RESULTS, PeakMemory, conditions
 from PIL import Image, ImageEnhance
 
-from transfer_cvd.photos.preprocess import format_example
 from transfer_cvd.networks.efficientnet_lite0 import efficientnet_lite0
 from transfer_cvd.photos.near_duplicates import THRESHOLD, find_groups
+from transfer_cvd.photos.preprocess import format_example
 
 PHOTOS, CHANGED, SIZE = 2500, 100, 160
 LIMITS = (0.75, 0.8, 0.85, 0.875, 0.9)
@@ -49,7 +50,7 @@ CHANGES = {
 
 
 def unit_features(network: keras.Model, images) -> np.ndarray:
-    """The pooled features of pictures, each of length 1."""
+    """Return the pooled features of pictures, each of length 1."""
     compute = tf.function(lambda batch: tf.reduce_mean(network(batch, training=False), (1, 2)), reduce_retracing=True)
     rows, batch = [], []
     for image in images:
@@ -62,28 +63,35 @@ def unit_features(network: keras.Model, images) -> np.ndarray:
 
 
 def photos():
-    """The photos, one after the other."""
+    """Yield the photos, one after the other."""
     data = tfds.load('cats_vs_dogs', split=f'train[:{PHOTOS}]', as_supervised=True)
     return (image for image, _ in tfds.as_numpy(data))
 
 
 def of_base(name: str, network: keras.Model) -> str:
-    """What the features of one network tell, as Markdown."""
+    """Return what the features of one network tell, as Markdown."""
     features = unit_features(network, photos())
     pairs = (features @ features.T)[np.triu_indices(PHOTOS, 1)]
     some = [Image.fromarray(image) for image, _ in zip(photos(), range(CHANGED))]
-    lines = [f'## {name}', '', f'Of {len(pairs):,} pairs of different pictures, with a median of {np.median(pairs):.2f},', '',
-             '| over | ' + ' | '.join(map(str, LIMITS)) + ' |', '| --- |' + ' --- |' * len(LIMITS),
-             '| pairs | ' + ' | '.join(str(int((pairs > limit).sum())) for limit in LIMITS) + ' |', '',
-             f'{CHANGED} photos beside themselves:', '', f'| change | lowest | median | {THRESHOLD} or more |', '| --- | --- | --- | --- |']
+    lines = [
+        f'## {name}', '',
+        f'Of {len(pairs):,} pairs of different pictures, with a median of {np.median(pairs):.2f},', '',
+        '| over | ' + ' | '.join(map(str, LIMITS)) + ' |',
+        '| --- |' + ' --- |' * len(LIMITS),
+        '| pairs | ' + ' | '.join(str(int((pairs > limit).sum())) for limit in LIMITS) + ' |', '',
+        f'{CHANGED} photos beside themselves:', '',
+        f'| change | lowest | median | {THRESHOLD} or more |',
+        '| --- | --- | --- | --- |',
+    ]
     for change, function in CHANGES.items():
         cosines = (unit_features(network, map(function, some)) * features[:CHANGED]).sum(1)
-        lines.append(f'| {change} | {cosines.min():.2f} | {np.median(cosines):.2f} | {np.mean(cosines >= THRESHOLD):.0%} |')
+        share = np.mean(cosines >= THRESHOLD)
+        lines.append(f'| {change} | {cosines.min():.2f} | {np.median(cosines):.2f} | {share:.0%} |')
     return '\n'.join(lines)
 
 
 def speed() -> str:
-    """How long 20,000 photos take, of which 5,000 are copies, and what memory beside that of the features."""
+    """Return how long 20,000 photos take, of which 5,000 are copies, and how much memory beside the features."""
     features = np.abs(np.random.default_rng(0).normal(size=(20_000, 1280))).astype(np.float32)
     features -= 0.7
     features[15_000:] = features[:5_000] + 0.01
@@ -101,7 +109,8 @@ def main() -> None:
     bases = {'efficientnet_lite0': efficientnet_lite0(SIZE),
              'mobilenet_v2': keras.applications.MobileNetV2(input_shape=(SIZE, SIZE, 3), include_top=False)}
     tables = '\n\n'.join(of_base(name, network) for name, network in bases.items())
-    text = f'# Cosines of near-duplicates\n\n{tables}\n\n## Speed\n\n{speed()}\n\n{conditions()}. Made by `python benchmarks/near_duplicates.py`.\n'
+    made = f'{conditions()}. Made by `python benchmarks/near_duplicates.py`.'
+    text = f'# Cosines of near-duplicates\n\n{tables}\n\n## Speed\n\n{speed()}\n\n{made}\n'
     print(text)
     (RESULTS / 'near_duplicates.md').write_text(text)
 
