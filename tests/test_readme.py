@@ -1,16 +1,64 @@
-"""Each measured figure in README.md stands in a table under benchmarks/results."""
+"""What the pages for readers say is so: figures were measured, links lead somewhere, the first lines of Python run."""
 import re
+import shutil
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / 'README.md', ROOT / 'benchmarks/README.md']
+
+pages = pytest.mark.parametrize('path', PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 
 
-def test_figures_are_measured():
-    readme = re.sub(r'```.*?```', '', (ROOT / 'README.md').read_text(), flags=re.DOTALL)
-    readme = re.sub(r'Python (3\.\d+(, | or )?)+', '', readme)  # versions are no measurements
-    measured = '\n'.join(path.read_text() for path in (ROOT / 'benchmarks/results').glob('*.md'))
-    figures = re.findall(r'(?<![\w.])\d+\.\d{2,}(?![\w.])', readme)
-    rows = [line.strip() for line in readme.splitlines() if line.startswith('|') and re.search(r'\d\.\d', line)]
-    assert rows and figures
-    assert [figure for figure in figures if figure not in measured] == []
-    assert [row for row in rows if row not in measured] == []
+def measured():
+    """All tables of measurements."""
+    return '\n'.join(path.read_text() for path in (ROOT / 'benchmarks/results').glob('*.md'))
+
+
+@pages
+def test_figures_are_measured(path):
+    page = re.sub(r'```.*?```', '', path.read_text(), flags=re.DOTALL)
+    page = re.sub(r'Python (3\.\d+(, | or )?)+', '', page)  # versions are no measurements
+    figures = re.findall(r'(?<![\w.])\d+\.\d{2,}(?![\w.])', page)
+    assert figures
+    assert [figure for figure in figures if figure not in measured()] == []
+
+
+def test_rows_are_those_of_the_tables():
+    rows = [line.strip() for path in PAGES for line in path.read_text().splitlines()
+            if line.startswith('|') and re.search(r'\d\.\d', re.sub(r'Python (3\.\d+(, | or )?)+', '', line))]
+    assert rows
+    assert [row for row in rows if row not in measured()] == []
+
+
+@pages
+def test_links_lead_somewhere(path):
+    links = re.findall(r'\]\((?!https?:|#)([^)#]+)', path.read_text())
+    assert links
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_every_table_is_explained():
+    page = (ROOT / 'benchmarks/README.md').read_text()
+    tables = [path.name for path in (ROOT / 'benchmarks/results').glob('*.md')]
+    assert [name for name in tables if f'(results/{name})' not in page] == []
+
+
+def test_the_readme_is_short_and_begins_with_a_picture():
+    lines = (ROOT / 'README.md').read_text().splitlines()
+    assert len(lines) <= 130
+    picture, = [number for number, line in enumerate(lines) if line.startswith('![')]
+    assert picture < 15
+
+
+def test_the_lines_of_python_run(pets, tmp_path, monkeypatch):
+    block, = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), flags=re.DOTALL)
+    shutil.copytree(pets, tmp_path / 'pets')
+    shutil.copy(next((pets / 'dog').iterdir()), tmp_path / 'rex.jpg')
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block, names)
+    assert names['answer'].class_name in names['classifier'].class_names
+    assert (tmp_path / 'runs/pets/report.html').is_file() and (tmp_path / 'rex.png').is_file()
+    assert names['again'].predict('rex.jpg').class_name == names['answer'].class_name
