@@ -255,7 +255,7 @@ def project(tmp_path, monkeypatch):
         nbformat.v4.new_code_cell('#| hide\nsecret = 1'),
         nbformat.v4.new_markdown_cell('# Pets\n\n[data](00_data.ipynb), [table](../benchmarks/results/x.md), [top](#pets), '
                                       '[TF](https://tensorflow.org/x) ![plan](images/plan.png)'),
-        nbformat.v4.new_code_cell('#| output: asis\nshow(pets)', outputs=[printed('two pets\n'), shown(image_png=PHOTO, text_plain='<Figure>')])])
+        nbformat.v4.new_code_cell('#| output: asis\n#| fig-alt: a cat\nshow(pets)', outputs=[printed('two pets\n'), shown(image_png=PHOTO, text_plain='<Figure>')])])
     (tmp_path / 'nbs').mkdir()
     nbformat.write(nb, tmp_path / 'nbs/index.ipynb')
     monkeypatch.setattr(notebooks, 'ROOT', tmp_path)
@@ -270,7 +270,7 @@ def test_readme_of_an_index(project):
     assert '```python\nshow(pets)\n```' in text and 'two pets' in text
     [picture] = (project / 'nbs/images').iterdir()
     assert picture.read_bytes() == b'the bytes of a photo'
-    assert f'](nbs/images/{picture.name})' in text
+    assert f'![a cat](nbs/images/{picture.name})' in text
 
 
 def test_a_readme_that_is_out_of_date_is_found(project):

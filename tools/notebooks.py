@@ -349,9 +349,13 @@ def without_gaps(markdown: str) -> str:
 
 
 def readme_page() -> Page:
-    """README.md as nbs/index.ipynb makes it: without hidden cells and directives, and of cells with `#| echo: false` the output only."""
+    """README.md as nbs/index.ipynb makes it: without hidden cells and directives.
+
+    Of cells with `#| echo: false` there is the output only, and `#| fig-alt: ...` is what is read out for a picture.
+    """
     nb = nbformat.read(ROOT / 'nbs/index.ipynb', as_version=4)
     nb.cells = [cell for cell in nb.cells if not directives(cell) & {'hide', 'default_exp', 'include: false'}]
+    alts = [next((said[9:] for said in directives(cell) if said.startswith('fig-alt: ')), 'png') for cell in nb.cells]
     for cell in nb.cells:
         if cell.cell_type == 'markdown':
             cell.source = from_root(cell.source)
@@ -362,6 +366,7 @@ def readme_page() -> Page:
     exporter = MarkdownExporter()
     exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags={'only-output'}), enabled=True)
     text, resources = exporter.from_notebook_node(nb, {'unique_key': 'index', 'output_files_dir': 'nbs/images'})
+    text = re.sub(r'!\[png\]\((nbs/images/index_(\d+)_)', lambda shown: f'![{alts[int(shown[2])]}]({shown[1]}', text)
     note = '<!-- Made from nbs/index.ipynb by tools/notebooks.py: change it there. -->'
     return Page(f'{note}\n\n{without_gaps(text).strip()}\n', resources['outputs'])
 
