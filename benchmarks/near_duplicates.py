@@ -2,7 +2,8 @@
 
     python benchmarks/near_duplicates.py     # needs cats_vs_dogs from TFDS, and MobileNetV2's weights from Keras
 
-All pairs of the first 2,500 photos of cats_vs_dogs, as different pictures; and 100 of them beside changed copies of themselves.
+All pairs of the first 2,500 photos of cats_vs_dogs, as different pictures; and 100 of them beside changed copies of
+themselves.
 """
 import io
 import os
@@ -72,13 +73,16 @@ def of_base(name: str, network: keras.Model) -> str:
     features = unit_features(network, photos())
     pairs = (features @ features.T)[np.triu_indices(PHOTOS, 1)]
     some = [Image.fromarray(image) for image, _ in zip(photos(), range(CHANGED))]
-    lines = [f'## {name}', '', f'Of {len(pairs):,} pairs of different pictures, with a median of {np.median(pairs):.2f},', '',
+    lines = [f'## {name}', '',
+             f'Of {len(pairs):,} pairs of different pictures, with a median of {np.median(pairs):.2f},', '',
              '| over | ' + ' | '.join(map(str, LIMITS)) + ' |', '| --- |' + ' --- |' * len(LIMITS),
              '| pairs | ' + ' | '.join(str(int((pairs > limit).sum())) for limit in LIMITS) + ' |', '',
-             f'{CHANGED} photos beside themselves:', '', f'| change | lowest | median | {THRESHOLD} or more |', '| --- | --- | --- | --- |']
+             f'{CHANGED} photos beside themselves:', '',
+             f'| change | lowest | median | {THRESHOLD} or more |', '| --- | --- | --- | --- |']
     for change, function in CHANGES.items():
         cosines = (unit_features(network, map(function, some)) * features[:CHANGED]).sum(1)
-        lines.append(f'| {change} | {cosines.min():.2f} | {np.median(cosines):.2f} | {np.mean(cosines >= THRESHOLD):.0%} |')
+        over = np.mean(cosines >= THRESHOLD)
+        lines.append(f'| {change} | {cosines.min():.2f} | {np.median(cosines):.2f} | {over:.0%} |')
     return '\n'.join(lines)
 
 
@@ -101,7 +105,8 @@ def main() -> None:
     bases = {'efficientnet_lite0': efficientnet_lite0(SIZE),
              'mobilenet_v2': keras.applications.MobileNetV2(input_shape=(SIZE, SIZE, 3), include_top=False)}
     tables = '\n\n'.join(of_base(name, network) for name, network in bases.items())
-    text = f'# Cosines of near-duplicates\n\n{tables}\n\n## Speed\n\n{speed()}\n\n{conditions()}. Made by `python benchmarks/near_duplicates.py`.\n'
+    text = (f'# Cosines of near-duplicates\n\n{tables}\n\n## Speed\n\n{speed()}\n\n{conditions()}. '
+            'Made by `python benchmarks/near_duplicates.py`.\n')
     print(text)
     (RESULTS / 'near_duplicates.md').write_text(text)
 

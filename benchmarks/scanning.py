@@ -2,8 +2,9 @@
 
     python benchmarks/scanning.py [photos]     # 400 by default, about 1.6 GB in the folder for temporary files
 
-Each photo has 12 megapixels and 3 to 5 MB. Four ways take turns, three times: `find_photos` and the batches of a folder, the
-same once more (`find_photos` now remembers the files), `keras.utils.image_dataset_from_directory`, and Pillow decoding with two threads.
+Each photo has 12 megapixels and 3 to 5 MB. Four ways take turns, three times: `find_photos` and the batches of a
+folder, the same once more (`find_photos` now remembers the files), `keras.utils.image_dataset_from_directory`, and
+Pillow decoding with two threads.
 """
 import io
 import os
@@ -37,7 +38,8 @@ def phone_photo(seed: int, width: int = 4032, height: int = 3024) -> bytes:
     pixels = np.zeros((height, width, 3), np.float32)
     for cells, weight in ((6, 0.6), (40, 0.25), (300, 0.15)):
         small = rng.normal(128, 60, (cells * 3 // 4, cells, 3)).clip(0, 255).astype(np.uint8)
-        pixels += weight * np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC), np.float32)
+        layer = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+        pixels += weight * np.asarray(layer, np.float32)
     noise = Image.fromarray(rng.normal(128, 40, (height // 2, width // 2)).clip(0, 255).astype(np.uint8))
     pixels += 0.3 * (np.asarray(noise.resize((width, height), Image.Resampling.BILINEAR), np.float32)[..., None] - 128)
     buffer = io.BytesIO()
@@ -46,7 +48,7 @@ def phone_photo(seed: int, width: int = 4032, height: int = 3024) -> bytes:
 
 
 def write_photos(folder: Path, n: int) -> list[Path]:
-    """`n` files in two classes, of eight different pictures; a comment in each makes its content, and so its hash, its own."""
+    """`n` files in two classes, of eight different pictures; a comment makes the content and hash of each its own."""
     pictures, paths = [phone_photo(seed) for seed in range(DIFFERENT)], []
     for i in range(n):
         path = folder / ('cat', 'dog')[i % 2] / f'{i:04}.jpg'
@@ -72,7 +74,8 @@ def ours(folder: Path, memory: Path) -> int:
 
 def by_keras(folder: Path) -> int:
     """Read all photos of a folder in batches, as Keras does."""
-    batches = keras.utils.image_dataset_from_directory(folder, image_size=(SIZE, SIZE), batch_size=BATCH, shuffle=False, verbose=False)
+    batches = keras.utils.image_dataset_from_directory(
+        folder, image_size=(SIZE, SIZE), batch_size=BATCH, shuffle=False, verbose=False)
     return sum(len(labels) for _, labels in batches)
 
 
@@ -96,7 +99,8 @@ def timed(function, *arguments) -> tuple[float, float]:
 
 def table(rates: dict[str, list[tuple[float, float]]]) -> str:
     """The medians, and the ratio of the first way to each, the median of the ratios of each turn."""
-    lines = ['| way | photos a second | photos a second of processor time | the first way is so many times as fast | by processor time |', '| --- | --- | --- | --- | --- |']
+    lines = ['| way | photos a second | photos a second of processor time '
+             '| the first way is so many times as fast | by processor time |', '| --- | --- | --- | --- | --- |']
     first = next(iter(rates.values()))
     for way, measured in rates.items():
         by_clock, by_work = (statistics.median(column) for column in zip(*measured))
@@ -106,7 +110,8 @@ def table(rates: dict[str, list[tuple[float, float]]]) -> str:
 
 
 def main(n: int) -> None:
-    rates = {way: [] for way in ('find_photos and batches', 'the same, remembered', 'image_dataset_from_directory', 'Pillow alone, two threads')}
+    rates = {'find_photos and batches': [], 'the same, remembered': [],
+             'image_dataset_from_directory': [], 'Pillow alone, two threads': []}
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / 'photos'
         folder.mkdir()
@@ -121,7 +126,8 @@ def main(n: int) -> None:
                 print(f'{way}: {rates[way][-1][0]:.1f} photos a second', flush=True)
     text = f'''# From photos of a telephone to batches
 
-{n} photos of 4032 x 3024 pixels, {size:.1f} MB each, to batches of {BATCH} at {SIZE} pixels; {REPEATS} turns, medians. Time by the clock
+{n} photos of 4032 x 3024 pixels, {size:.1f} MB each, to batches of {BATCH} at {SIZE} pixels; \
+{REPEATS} turns, medians. Time by the clock
 depends on what else the machine does; the time that its processors worked for this hardly does.
 
 {table(rates)}
