@@ -8,7 +8,8 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='], interpolation=None)
 parser.read(here / 'settings.ini', encoding='utf-8')
 facts = parser['DEFAULT']
-extras = {name: facts[f'{name}_requirements'].split() for name in ('offline', 'heif', 'fast', 'tensorboard', 'export', 'dev')}
+kinds = ('offline', 'heif', 'fast', 'tensorboard', 'export', 'dev')
+extras = {kind: facts[f'{kind}_requirements'].split() for kind in kinds}
 
 setup(
     name=facts['lib_name'],
