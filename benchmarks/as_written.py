@@ -1,13 +1,13 @@
-"""The tutorial as it was written in 2020, ported only as far as it needs to run today. Nothing of it comes from transfer_cvd.
+"""The tutorial as it was written in 2020, ported only as far as it needs to run today, without transfer_cvd.
 
     python benchmarks/as_written.py                 # the whole schedule: 20 to 40 minutes on two cores
     python benchmarks/as_written.py --offline       # with transfer_cvd's drawn pets and network, which need no download
 
-The port, in full: `RMSprop` takes `learning_rate`; accuracy cuts logits at 0, where 'accuracy' would cut them at 0.5; the first
-trained layer is found by its name, since the 100th is another one today; "ten more" epochs are ten, where the tutorial's
-`initial_epoch` made them eleven. Batch normalization of the unfrozen layers runs in training mode, as it does when the tutorial's
-lines are run with Keras 3. What the tutorial prints and draws on the way is left out. Needs cats_vs_dogs (TFDS_DATA_DIR) and
-MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
+The port, in full: `RMSprop` takes `learning_rate`; accuracy cuts logits at 0, where 'accuracy' would cut them at 0.5;
+the first trained layer is found by its name, since the 100th is another one today; "ten more" epochs are ten, where
+the tutorial's `initial_epoch` made them eleven. Batch normalization of the unfrozen layers runs in training mode, as it
+does when the tutorial's lines are run with Keras 3. What the tutorial prints and draws on the way is left out. Needs
+cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
 """
 import argparse
 import json
@@ -48,7 +48,8 @@ def load_base(offline: bool) -> tuple[keras.Model, str]:
         from transfer_cvd.networks.efficientnet_lite0 import efficientnet_lite0
 
         return efficientnet_lite0(SIZE), 'block_11_expand'
-    return keras.applications.MobileNetV2(input_shape=(SIZE, SIZE, 3), include_top=False, weights='imagenet'), 'block_11_expand_BN'
+    base = keras.applications.MobileNetV2(input_shape=(SIZE, SIZE, 3), include_top=False, weights='imagenet')
+    return base, 'block_11_expand_BN'
 
 
 def compile_model(model: keras.Model, learning_rate: float) -> None:
@@ -79,8 +80,9 @@ class Clock(keras.callbacks.Callback):
         self.history.append({'epoch': epoch + 1, 'seconds': round(seconds, 2)} | logs)
 
 
-def run(epochs: int = 10, fine_tune_epochs: int = 10, seed: int = 0, offline: bool = False, splits: list[str] = SPLITS) -> dict:
-    """Both stages. The seconds leave out importing TensorFlow, and what training does not need: evaluating before it, testing after it."""
+def run(epochs: int = 10, fine_tune_epochs: int = 10, seed: int = 0, offline: bool = False,
+        splits: list[str] = SPLITS) -> dict:
+    """Both stages. The seconds leave out importing TensorFlow, evaluating before training and testing after it."""
     keras.utils.set_random_seed(seed)
     clock = Clock()
     with PeakMemory() as peak:
@@ -104,9 +106,12 @@ def run(epochs: int = 10, fine_tune_epochs: int = 10, seed: int = 0, offline: bo
                           validation_data=validation, callbacks=[clock], verbose=2)
     test_loss, test_accuracy = model.evaluate(test, verbose=2)
     return {
-        'stages': {name: round(seconds, 2) for name, seconds in clock.stages.items()}, 'before': {'loss': loss, 'accuracy': accuracy},
-        'validation_features': clock.history[epochs - 1]['val_accuracy'], 'validation': clock.history[-1]['val_accuracy'],
-        'test': test_accuracy, 'test_loss': test_loss, 'peak_gigabytes': round(peak.gigabytes, 2), 'history': clock.history,
+        'stages': {name: round(seconds, 2) for name, seconds in clock.stages.items()},
+        'before': {'loss': loss, 'accuracy': accuracy},
+        'validation_features': clock.history[epochs - 1]['val_accuracy'],
+        'validation': clock.history[-1]['val_accuracy'],
+        'test': test_accuracy, 'test_loss': test_loss,
+        'peak_gigabytes': round(peak.gigabytes, 2), 'history': clock.history,
     }
 
 

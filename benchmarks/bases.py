@@ -23,16 +23,24 @@ def measure(base: Base) -> str:
     shapes = ' + '.join(' x '.join(map(str, tensor.shape[1:])) for tensor in cut)
     work = macs(model)
     assert (model.count_params(), work) == (base.parameters, base.macs), base.name
-    return (f'| {base.name} | {model.count_params():,} | {base.image_size} | {work / 1e6:,.0f} | `{base.fine_tune_from}` | {shapes} | {kilobytes:,.0f} '
-            f'| {macs(upper) / work:.0%} | {built - started:.1f} | {1e3 * (found - built):.0f} |')
+    return (
+        f'| {base.name} | {model.count_params():,} | {base.image_size} | {work / 1e6:,.0f} | `{base.fine_tune_from}` '
+        f'| {shapes} | {kilobytes:,.0f} '
+        f'| {macs(upper) / work:.0%} | {built - started:.1f} | {1e3 * (found - built):.0f} |'
+    )
 
 
 if __name__ == '__main__':
     lines = [
-        f'# The bases\n\n{conditions()}.\n\nWithout their tops, at their default sizes, random weights. Fine-tuning starts with the layer named; what is kept for '
-        f'each photo is the narrowest set of tensors under it that adds at most {EXTRA_WORK:.0%} to the multiply-adds above it, in kB of float32. '
-        'The last two columns say how long it took to build the network and to find the cut, while other work ran on the machine.\n',
-        '| base | parameters | size | multiply-adds (M) | fine-tuned from | kept for a photo | kB | computed in every epoch | building (s) | cut (ms) |',
+        f'# The bases\n\n{conditions()}.\n\n'
+        'Without their tops, at their default sizes, random weights. '
+        'Fine-tuning starts with the layer named; what is kept for '
+        f'each photo is the narrowest set of tensors under it that adds at most {EXTRA_WORK:.0%} '
+        'to the multiply-adds above it, in kB of float32. '
+        'The last two columns say how long it took to build the network and to find the cut, '
+        'while other work ran on the machine.\n',
+        '| base | parameters | size | multiply-adds (M) | fine-tuned from | kept for a photo | kB '
+        '| computed in every epoch | building (s) | cut (ms) |',
         '| --- ' * 10 + '|',
     ]
     for base in BASES.values():

@@ -3,9 +3,10 @@
     python benchmarks/compare.py                        # hours; goes on where it stopped
     python benchmarks/compare.py features --seeds 0     # only the runs that this row of the table needs
 
-One run after the other, both sides in turn, each in a new process and ours with an empty cache; a ratio compares runs of the same seed.
-"plain" is TensorFlow as the engine of the frozen pass, "[fast]" the engine that is chosen when the packages of that extra are installed.
-Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
+One run after the other, both sides in turn, each in a new process and ours with an empty cache; a ratio compares runs
+of the same seed. "plain" is TensorFlow as the engine of the frozen pass, "[fast]" the engine that is chosen when the
+packages of that extra are installed.
+Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME); missing ones are downloaded.
 """
 import argparse
 import csv
@@ -32,7 +33,8 @@ from measuring import RESULTS, PeakMemory, Rows, conditions, slices
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA, BASE = 'cats_vs_dogs', 'mobilenet_v2'
-MEMORY = {'TF_CPU_ALLOCATOR_USE_BFC': '1'}  # on both sides, so that it is no part of the difference; `transfer_cvd` sets it by itself
+# on both sides, so that it is no part of the difference; `transfer_cvd` sets it by itself
+MEMORY = {'TF_CPU_ALLOCATOR_USE_BFC': '1'}
 
 
 class Size(NamedTuple):
@@ -63,7 +65,8 @@ def as_written(seed: int, size: Size) -> dict:
     """The tutorial's own way."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, 'result.json')
-        measured = in_process(sys.executable, ROOT / 'benchmarks/as_written.py', '--seed', str(seed), '--photos', str(size.photos),
+        measured = in_process(sys.executable, ROOT / 'benchmarks/as_written.py',
+                              '--seed', str(seed), '--photos', str(size.photos),
                               '--epochs', str(size.epochs), '--fine-tune-epochs', str(size.epochs), '--out', out)
         return json.loads(out.read_text()) | measured
 
@@ -76,7 +79,8 @@ def accuracies(model: Path, photos: int) -> dict:
     classifier, data = Classifier.load(model), load_data(DATA, splits=slices(photos))
     right = {}
     for split in ('validation', 'test'):
-        answers = [classifier.run(images.numpy()).argmax(axis=1) == labels.numpy() for images, labels in getattr(data, split)]
+        answers = [classifier.run(images.numpy()).argmax(axis=1) == labels.numpy()
+                   for images, labels in getattr(data, split)]
         right[split] = mean(float(answer) for batch in answers for answer in batch)
     return right
 
@@ -97,9 +101,11 @@ def train(folder: Path, name: str, flags: list[str], photos: int) -> dict:
                           '--cache-dir', folder / 'cache', '--out', folder / name)
     report = json.loads((folder / name / 'report.json').read_text())
     with (folder / name / 'history.csv').open(newline='') as file:
-        epochs = [{key: float(row[key]) for key in ('epoch', 'seconds', 'val_accuracy')} for row in csv.DictReader(file)]
+        columns = 'epoch', 'seconds', 'val_accuracy'
+        epochs = [{key: float(row[key]) for key in columns} for row in csv.DictReader(file)]
     features, counts = report['feature_extraction'], report['data']['counts']
-    found = {'stages': report['seconds'], 'engine': report.get('engine'), 'validation_features': features and features['accuracy'],
+    found = {'stages': report['seconds'], 'engine': report.get('engine'),
+             'validation_features': features and features['accuracy'],
              'n': sum(sum(counts[split].values()) for split in ('train', 'validation'))}
     return found | in_new_process(accuracies, folder / name / 'model.keras', photos) | measured | {'history': epochs}
 
@@ -122,7 +128,7 @@ def rate(work: Callable[[], int]) -> float:
 
 
 def pass_rates(photos: int) -> dict:
-    """Photos a second of the frozen pass, and of its two halves alone: the engine on images in memory, and decoding without a network."""
+    """Photos a second of the frozen pass, and of its halves alone: the engine on images in memory, and decoding."""
     import keras
 
     from transfer_cvd.base_model import base_model
@@ -156,7 +162,8 @@ def pass_rates(photos: int) -> dict:
 
 def two_sizes(seed: int, size: Size, part: int, schedule: str, engine: str) -> dict:
     """A run on so small a part of the photos, and directly after it one on all of them."""
-    few, all_of_them = (ours(seed, size._replace(photos=photos), schedule, engine) for photos in (size.photos // part, size.photos))
+    few, all_of_them = (ours(seed, size._replace(photos=photos), schedule, engine)
+                        for photos in (size.photos // part, size.photos))
     return {'few': few, 'all': all_of_them}
 
 
@@ -166,7 +173,8 @@ def make_train(seed: int, size: Size) -> dict:
     environment = {name: value for name, value in os.environ.items() if name not in ('TFDS_DATA_DIR', 'KERAS_HOME')}
     before = set((ROOT / 'runs').glob('*'))
     with tempfile.TemporaryDirectory() as cache:
-        first, second = (in_process('make', 'train', cwd=ROOT, env=environment | {'XDG_CACHE_HOME': cache}) for _ in range(2))
+        first, second = (in_process('make', 'train', cwd=ROOT, env=environment | {'XDG_CACHE_HOME': cache})
+                         for _ in range(2))
     for folder in set((ROOT / 'runs').glob('*')) - before:
         shutil.rmtree(folder)
     return {'first_seconds': first['process_seconds'], 'second_seconds': second['process_seconds']}
@@ -203,7 +211,7 @@ def epoch_lengths(row: dict) -> list[float]:
 
 
 def at_least(row: dict, stages: int) -> float:
-    """Seconds that the tutorial as written would have taken for one stage or two, had each epoch been as short as the shortest of its stage."""
+    """Seconds of one stage or two of the tutorial as written, had each epoch been as short as its stage's shortest."""
     lengths, n = epoch_lengths(row), row['epochs']
     return n * sum(min(lengths[n * stage:n * (stage + 1)]) for stage in range(stages))
 
@@ -214,7 +222,7 @@ def of_a_photo(row: dict) -> float:
 
 
 def of_a_photo_and_epoch(row: dict) -> float:
-    """Milliseconds a photo in an epoch of fine-tuning, the median of all but its first, in which the network is built."""
+    """Milliseconds a photo in an epoch of fine-tuning: the median of all but its first, which builds the network."""
     lengths = epoch_lengths(row)
     return 1000 * median(lengths[len(lengths) // 2 + 1:]) / row['n']
 
@@ -234,23 +242,31 @@ class Comparison(NamedTuple):
 HEAD, TRAINED = ('as written', until_head), ('as written', until_trained)
 LEAST_HEAD, LEAST_TRAINED = partial(at_least, stages=1), partial(at_least, stages=2)
 COMPARISONS = [
-    Comparison('features', 'feature extraction, plain', 'at least 10', HEAD, ('tutorial, plain', until_head), least=LEAST_HEAD),
-    Comparison('features', 'feature extraction, [fast]', 'at least 20', HEAD, ('tutorial, [fast]', until_head), least=LEAST_HEAD),
-    Comparison('tutorial', 'whole tutorial schedule, plain', 'at least 3', TRAINED, ('tutorial, plain', until_trained), least=LEAST_TRAINED),
-    Comparison('tutorial', 'whole tutorial schedule, [fast]', 'at least 4', TRAINED, ('tutorial, [fast]', until_trained), least=LEAST_TRAINED),
-    Comparison('fast', 'as written : `--schedule fast`, plain', 'at least 12', TRAINED, ('fast, plain', until_trained), least=LEAST_TRAINED),
-    Comparison('fast', 'as written : `--schedule fast`, [fast]', 'at least 20', TRAINED, ('fast, [fast]', until_trained), least=LEAST_TRAINED),
+    Comparison('features', 'feature extraction, plain', 'at least 10',
+               HEAD, ('tutorial, plain', until_head), least=LEAST_HEAD),
+    Comparison('features', 'feature extraction, [fast]', 'at least 20',
+               HEAD, ('tutorial, [fast]', until_head), least=LEAST_HEAD),
+    Comparison('tutorial', 'whole tutorial schedule, plain', 'at least 3',
+               TRAINED, ('tutorial, plain', until_trained), least=LEAST_TRAINED),
+    Comparison('tutorial', 'whole tutorial schedule, [fast]', 'at least 4',
+               TRAINED, ('tutorial, [fast]', until_trained), least=LEAST_TRAINED),
+    Comparison('fast', 'as written : `--schedule fast`, plain', 'at least 12',
+               TRAINED, ('fast, plain', until_trained), least=LEAST_TRAINED),
+    Comparison('fast', 'as written : `--schedule fast`, [fast]', 'at least 20',
+               TRAINED, ('fast, [fast]', until_trained), least=LEAST_TRAINED),
     Comparison('second', 'feature extraction, `train` a second time', 'at least 30', HEAD,
                ('tutorial, [fast]', lambda row: until_head(row['again'])), least=LEAST_HEAD),
     Comparison('pass', 'frozen pass : 1 / (1 / engine alone + 1 / decoding alone)', 'at least 0.9',
                ('frozen pass', lambda row: row['pass']), ('frozen pass', lambda row: row['possible']), 'photos/s'),
-    *(Comparison('memory', f'peak memory, {{all}} photos : {{tenth}}, `--schedule fast`, {name} for both', 'at most 1.1, under 2 GB',
+    *(Comparison('memory', f'peak memory, {{all}} photos : {{tenth}}, `--schedule fast`, {name} for both',
+                 'at most 1.1, under 2 GB',
                  (run, lambda row: row['all']['peak_gigabytes']), (run, lambda row: row['few']['peak_gigabytes']), 'GB')
       for name, run in (('TensorFlow', 'memory, plain'), ('OpenVINO', 'memory, openvino'))),
     Comparison('growth', 'time per photo, {all} photos : {eighth}, [fast]', 'at most 1.1',
                ('growth', lambda row: of_a_photo(row['all'])), ('growth', lambda row: of_a_photo(row['few'])), 'ms'),
     Comparison('growth', 'time per photo in an epoch of fine-tuning, {all} photos : {eighth}', 'at most 1.1',
-               ('growth', lambda row: of_a_photo_and_epoch(row['all'])), ('growth', lambda row: of_a_photo_and_epoch(row['few'])), 'ms'),
+               ('growth', lambda row: of_a_photo_and_epoch(row['all'])),
+               ('growth', lambda row: of_a_photo_and_epoch(row['few'])), 'ms'),
     Comparison('offline', 'offline `make train`, first time : second time', 'second under 120 s',
                ('make train', lambda row: row['first_seconds']), ('make train', lambda row: row['second_seconds'])),
 ]
@@ -258,7 +274,8 @@ COMPARISONS = [
 
 def paired(rows: list[dict], comparison: Comparison) -> list[tuple[dict, dict]]:
     """Both runs for each seed that has both, from one kind of machine."""
-    by_run = [{(row['seed'], row['processor']): row for row in rows if row['run'] == run} for run, _ in (comparison.over, comparison.under)]
+    by_run = [{(row['seed'], row['processor']): row for row in rows if row['run'] == run}
+              for run, _ in (comparison.over, comparison.under)]
     return [(by_run[0][same], by_run[1][same]) for same in by_run[0] if same in by_run[1]]
 
 
@@ -268,32 +285,42 @@ def ratio_line(comparison: Comparison, pairs: list[tuple[dict, dict]], what: str
     ratios = [over / under for over, under in zip(*sides)]
     digits = 2 if comparison.unit == 'GB' else 1
     mark = '' if comparison.unit == 'GB' or all(row['alone'] for pair in pairs for row in pair) else '*'
-    least = f'{median(comparison.least(a) / under for (a, _), under in zip(pairs, sides[1])):.2f}' if comparison.least else ''
+    least = ''
+    if comparison.least:
+        least = f'{median(comparison.least(a) / under for (a, _), under in zip(pairs, sides[1])):.2f}'
     shown = ' | '.join(f'{median(values):,.{digits}f} {comparison.unit}' for values in sides)
-    return f'| {what} | {comparison.goal} | {median(ratios):.2f}{mark} | {min(ratios):.2f} to {max(ratios):.2f} | {least} | {len(pairs)} | {shown} |'
+    return (f'| {what} | {comparison.goal} | {median(ratios):.2f}{mark} | {min(ratios):.2f} to {max(ratios):.2f} '
+            f'| {least} | {len(pairs)} | {shown} |')
 
 
 def ratio_table(rows: list[dict], size: Size) -> list[str]:
     """A line for each comparison."""
-    lines = ['| ratio, as written : ours where nothing else is said | goal | median | lowest to highest | at the least | runs | one side | other side |', '| --- ' * 8 + '|']
+    lines = ['| ratio, as written : ours where nothing else is said | goal | median | lowest to highest '
+             '| at the least | runs | one side | other side |', '| --- ' * 8 + '|']
+    sizes = {'all': f'{size.photos:,}', 'tenth': f'{size.photos // 10:,}', 'eighth': f'{size.photos // 8:,}'}
     for comparison in COMPARISONS:
-        what = comparison.what.format(all=f'{size.photos:,}', tenth=f'{size.photos // 10:,}', eighth=f'{size.photos // 8:,}')
+        what = comparison.what.format(**sizes)
         pairs = paired(rows, comparison)
-        lines.append(ratio_line(comparison, pairs, what) if pairs else f'| {what} | {comparison.goal} | not run | | | | | |')
+        not_run = f'| {what} | {comparison.goal} | not run | | | | | |'
+        lines.append(ratio_line(comparison, pairs, what) if pairs else not_run)
     return lines
 
 
 def predict_lines() -> list[str]:
     """A line for each exported file, from the table that exports.py wrote."""
     page = RESULTS / 'exports.md'
-    seconds = dict(re.findall(r'^\| (\w+) \|.*\| ([\d.]+) \|$', page.read_text() if page.exists() else '', re.MULTILINE))
-    return [f'| `predict` of one photo, cold, {name} : Keras (exports.md) | at most 0.2 | {float(seconds[form]) / float(seconds["keras"]):.2f} | | | 1 '
-            f'| {seconds[form]} s | {seconds["keras"]} s |' for form, name in (('litert', 'LiteRT'), ('onnx', 'ONNX')) if form in seconds]
+    text = page.read_text() if page.exists() else ''
+    seconds = dict(re.findall(r'^\| (\w+) \|.*\| ([\d.]+) \|$', text, re.MULTILINE))
+    return [f'| `predict` of one photo, cold, {name} : Keras (exports.md) | at most 0.2 '
+            f'| {float(seconds[form]) / float(seconds["keras"]):.2f} | | | 1 '
+            f'| {seconds[form]} s | {seconds["keras"]} s |'
+            for form, name in (('litert', 'LiteRT'), ('onnx', 'ONNX')) if form in seconds]
 
 
 def accuracy_table(rows: list[dict]) -> list[str]:
     """Means over the seeds, and how far each is from the tutorial as written, over the seeds that both have."""
-    lines = ['| run | seeds | validation, features | validation, end | difference to as written | test | validation and test | difference to as written |',
+    lines = ['| run | seeds | validation, features | validation, end | difference to as written '
+             '| test | validation and test | difference to as written |',
              '| --- ' * 8 + '|']
     reference = {row['seed']: row for row in rows if row['run'] == 'as written'}
     for run in list(RUNS)[:5]:
@@ -304,10 +331,13 @@ def accuracy_table(rows: list[dict]) -> list[str]:
         end, whole = lambda row: row['validation'], lambda row: (row['validation'] + row['test']) / 2
         differences = ['', '']
         if both and run != 'as written':
-            differences = [f'{mean(value(of_run[seed]) - value(reference[seed]) for seed in both):+.4f}' for value in (end, whole)]
+            differences = [f'{mean(value(of_run[seed]) - value(reference[seed]) for seed in both):+.4f}'
+                           for value in (end, whole)]
         features = [row['validation_features'] for row in of_run.values() if row['validation_features']]
+        at_the_head = format(mean(features), '.4f') if features else ''
         test = mean(row['test'] for row in of_run.values())
-        lines.append(f'| {run} | {len(of_run)} | {format(mean(features), ".4f") if features else ""} | {mean(map(end, of_run.values())):.4f} | {differences[0]} '
+        lines.append(f'| {run} | {len(of_run)} | {at_the_head} | {mean(map(end, of_run.values())):.4f} '
+                     f'| {differences[0]} '
                      f'| {test:.4f} | {mean(map(whole, of_run.values())):.4f} | {differences[1]} |')
     return lines
 
@@ -315,7 +345,10 @@ def accuracy_table(rows: list[dict]) -> list[str]:
 def spread(rows: list[dict]) -> str:
     """How long epochs of the tutorial's first stage took, where they were measured."""
     lengths = [length for row in rows if row['run'] == 'as written' for length in epoch_lengths(row)[1:row['epochs']]]
-    return f' (on a machine that is shared with others, epochs of feature extraction took from {min(lengths):.0f} to {max(lengths):.0f} s)' if lengths else ''
+    if not lengths:
+        return ''
+    return (' (on a machine that is shared with others, epochs of feature extraction took '
+            f'from {min(lengths):.0f} to {max(lengths):.0f} s)')
 
 
 def table(rows: list[dict], size: Size) -> str:
@@ -324,17 +357,25 @@ def table(rows: list[dict], size: Size) -> str:
     ratios = ratio_table(rows, size)
     parts = [
         f'# The tutorial as written, and this project\n\n{conditions("openvino", "onnxruntime", rows=rows)}.\n',
-        f'{DATA}, {size.photos:,} photos for training and an eighth of it each for validation and for testing, {BASE} at 160 pixels; the tutorial\'s schedule is '
-        f'{size.epochs} and {size.epochs} epochs, batches of 32, batch normalization of the unfrozen layers in training mode on both sides. Seconds are counted from the photos to the trained '
-        'network, with ours from an empty cache, choosing and preparing the engine included, and leave out importing TensorFlow and testing on both sides. Each run has a process of its own; '
-        'a ratio is one of two runs with the same seed. "At the least" is the median of what it would be had each epoch of the tutorial as written been as short as '
-        f'the shortest of its stage{spread(rows)}; ours are taken as they were. "plain" is TensorFlow in the frozen pass, "[fast]" the engine chosen by `--engine auto`'
-        f'{" (" + "; ".join(engines) + ")" if engines else ""}. Both sides reuse memory (`TF_CPU_ALLOCATOR_USE_BFC=1`).\n',
+        f'{DATA}, {size.photos:,} photos for training and an eighth of it each for validation and for testing, '
+        f'{BASE} at 160 pixels; the tutorial\'s schedule is '
+        f'{size.epochs} and {size.epochs} epochs, batches of 32, '
+        'batch normalization of the unfrozen layers in training mode on both sides. '
+        'Seconds are counted from the photos to the trained network, with ours from an empty cache, '
+        'choosing and preparing the engine included, '
+        'and leave out importing TensorFlow and testing on both sides. '
+        'Each run has a process of its own; a ratio is one of two runs with the same seed. '
+        '"At the least" is the median of what it would be had each epoch of the tutorial as written '
+        f'been as short as the shortest of its stage{spread(rows)}; ours are taken as they were. '
+        '"plain" is TensorFlow in the frozen pass, "[fast]" the engine chosen by `--engine auto`'
+        f'{" (" + "; ".join(engines) + ")" if engines else ""}. '
+        'Both sides reuse memory (`TF_CPU_ALLOCATOR_USE_BFC=1`).\n',
         *ratios, *predict_lines(),
     ]
     if any('* |' in line for line in ratios):
         parts.append('\n\\* Other work ran on the machine during some of these runs.')
-    parts += ['\nAccuracies at the end, means over the seeds; there are as many validation as test photos. Goals: the tutorial\'s schedule within 0.005 on validation photos, '
+    parts += ['\nAccuracies at the end, means over the seeds; there are as many validation as test photos. '
+              'Goals: the tutorial\'s schedule within 0.005 on validation photos, '
               '`--schedule fast` within 0.002 on both together.\n', *accuracy_table(rows)]
     return '\n'.join(parts) + '\n'
 
@@ -347,7 +388,8 @@ def draw(rows: list[dict]) -> plt.Figure:
             points = [(epoch['seconds'], epoch['val_accuracy']) for epoch in row['history']]
             label = None if i else run if run == 'as written' else f'ours: {run}'
             axis.plot(*zip(*points), 'o-', color=f'C{number}', markersize=3, linewidth=1, alpha=0.7, label=label)
-    axis.set(title='Validation accuracy against time', xlabel='seconds since the start', ylabel='validation accuracy', xscale='log')
+    axis.set(title='Validation accuracy against time', xscale='log',
+             xlabel='seconds since the start', ylabel='validation accuracy')
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter('{x:,.0f}')
     axis.xaxis.set_minor_formatter(NullFormatter())
@@ -366,16 +408,19 @@ if __name__ == '__main__':
     parser.add_argument('--photos', type=int, default=Size().photos, help='for training')
     parser.add_argument('--epochs', type=int, default=Size().epochs, help="of each stage of the tutorial's schedule")
     parser.add_argument('--results', type=Path, default=RESULTS, help='the folder for rows, table and picture')
-    parser.add_argument('--not-alone', action='store_true', help='other work runs on this machine: mark the ratios of times')
+    parser.add_argument('--not-alone', action='store_true',
+                        help='other work runs on this machine: mark the ratios of times')
     arguments = parser.parse_args()
     if unknown := set(arguments.rows) - set(names):
         parser.error(f'no row {", ".join(unknown)}: there are {", ".join(names)}')
-    wanted = {run for comparison in COMPARISONS if comparison.row in (arguments.rows or names) for run, _ in (comparison.over, comparison.under)}
+    wanted = {run for comparison in COMPARISONS if comparison.row in (arguments.rows or names)
+              for run, _ in (comparison.over, comparison.under)}
     os.environ.update(MEMORY)
     size, rows = Size(arguments.photos, arguments.epochs), Rows(arguments.results / 'compare.jsonl')
     for seed in arguments.seeds:
         for run in [run for run in RUNS if run in wanted]:
-            rows.get({'run': run, 'seed': seed} | size._asdict(), lambda: RUNS[run](seed, size) | {'alone': not arguments.not_alone})
+            rows.get({'run': run, 'seed': seed} | size._asdict(),
+                     lambda: RUNS[run](seed, size) | {'alone': not arguments.not_alone})
             done = [row for row in rows.rows if all(row[name] == value for name, value in size._asdict().items())]
             page, figure = table(done, size), draw(done)
             (arguments.results / 'compare.md').write_text(page)

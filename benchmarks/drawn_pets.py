@@ -1,9 +1,9 @@
-"""What can be learned from the drawn pets: by looking at colours, by a head on ImageNet features, by fine-tuning, and from random weights.
+"""What can be learned from the drawn pets: by their colours, a head on ImageNet features, fine-tuning, random weights.
 
     python benchmarks/drawn_pets.py            # about three quarters of an hour; goes on where it stopped
 
-All learn from the 1,600 training pictures of 'drawn_pets', or from the first 200 of them in as many steps, and are tested on the 2,000
-of 'drawn_pets/further', which another seed drew.
+All learn from the 1,600 training pictures of 'drawn_pets', or from the first 200 of them in as many steps, and are
+tested on the 2,000 of 'drawn_pets/further', which another seed drew.
 """
 import argparse
 import tempfile
@@ -31,7 +31,7 @@ from transfer_cvd.summary import predict_batches
 BASE, EPOCHS, SEEDS = 'efficientnet_lite0', 10, (0, 1, 2)
 ALL, FEW = 1600, 200  # pictures to learn from
 FROM_RANDOM = 1e-3  # learning rate of the network that starts from random weights
-MOMENTUM = 0.9  # of its batch normalization: 500 steps are too few for the moving statistics to arrive with a slower one
+MOMENTUM = 0.9  # of its batch normalization: with a slower one, 500 steps are too few for the moving statistics
 NAMES = {
     'thumbnails': 'logistic regression on 8 x 8 thumbnails',
     'histograms': 'logistic regression on colour histograms',
@@ -70,12 +70,14 @@ def thumbnails(images: list[np.ndarray]) -> np.ndarray:
 
 def histograms(images: list[np.ndarray]) -> np.ndarray:
     """The share of each of 16 intensities in each of the three colours: (n, 48)."""
-    return np.array([[np.histogram(i[..., c], 16, (0, 256))[0] / i[..., c].size for c in range(3)] for i in images]).reshape(-1, 48)
+    return np.array([[np.histogram(image[..., c], 16, (0, 256))[0] / image[..., c].size for c in range(3)]
+                     for image in images]).reshape(-1, 48)
 
 
 def shortcut(describe, seed: int) -> dict:
     """Logistic regression on what `describe` makes of the pictures. Each seed learns from another 90%."""
-    (images, labels), (test_images, test_labels) = ([*zip(*tfds.as_numpy(raw))] for raw in (load_data('drawn_pets').raw_train, further()))
+    train = load_data('drawn_pets').raw_train
+    (images, labels), (test_images, test_labels) = ([*zip(*tfds.as_numpy(raw))] for raw in (train, further()))
     chosen = np.random.default_rng(seed).permutation(len(images))[:len(images) * 9 // 10]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
     model.fit(describe(images)[chosen], np.array(labels)[chosen])
@@ -127,11 +129,17 @@ MEASURES = {
 
 def table(rows: list[dict], drawing: dict) -> str:
     """The accuracies, a row each way of learning, as a page of Markdown."""
-    drawn = f'Drawing 2,000 pictures and writing them as a data set took {drawing["seconds"]:.0f} s. ' if drawing.get('alone') else ''
+    drawn = ''
+    if drawing.get('alone'):
+        drawn = f'Drawing 2,000 pictures and writing them as a data set took {drawing["seconds"]:.0f} s. '
     lines = [
-        f'# What can be learned from the drawn pets\n\n{conditions(rows=rows)}.\n\nTrained on the {ALL:,} pictures of `drawn_pets` where nothing else is said, tested on the 2,000 of '
-        f'`drawn_pets/further`; `{BASE}` at 160 pixels, batches of 32, {EPOCHS} epochs a stage, {EPOCHS * ALL // FEW} of {FEW} pictures, which are as many steps. RMSprop with a learning rate of 1e-4 for the head, '
-        f'1e-5 for fine-tuning from `{BASES[BASE].fine_tune_from}`, {FROM_RANDOM:g} for the network that starts from random weights. '
+        f'# What can be learned from the drawn pets\n\n{conditions(rows=rows)}.\n\n'
+        f'Trained on the {ALL:,} pictures of `drawn_pets` where nothing else is said, tested on the 2,000 of '
+        f'`drawn_pets/further`; `{BASE}` at 160 pixels, batches of 32, {EPOCHS} epochs a stage, '
+        f'{EPOCHS * ALL // FEW} of {FEW} pictures, which are as many steps. '
+        'RMSprop with a learning rate of 1e-4 for the head, '
+        f'1e-5 for fine-tuning from `{BASES[BASE].fine_tune_from}`, '
+        f'{FROM_RANDOM:g} for the network that starts from random weights. '
         f'{drawn}Seconds are given for measurements that had the machine to themselves.\n',
         '| learned from | mean accuracy | seed 0 | seed 1 | seed 2 | mean seconds |', '| --- ' * 6 + '|',
     ]
@@ -149,7 +157,8 @@ def table(rows: list[dict], drawing: dict) -> str:
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--not-alone', action='store_true', help='other work runs on this machine: leave the seconds out')
+    parser.add_argument('--not-alone', action='store_true',
+                        help='other work runs on this machine: leave the seconds out')
     parser.add_argument('--only-table', action='store_true', help='measure nothing, write the table anew')
     arguments = parser.parse_args()
     results, alone = Rows(RESULTS / 'drawn_pets.jsonl'), {'alone': not arguments.not_alone}

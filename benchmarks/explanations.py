@@ -2,8 +2,8 @@
 
     python benchmarks/explanations.py            # about four minutes
 
-The head learns from the 1,600 training pictures of 'drawn_pets' at 160 pixels, whole animals in the middle; it is asked about animals
-drawn into one corner, in a box of at most a quarter of the area.
+The head learns from the 1,600 training pictures of 'drawn_pets' at 160 pixels, whole animals in the middle; it is asked
+about animals drawn into one corner, in a box of at most a quarter of the area.
 """
 import keras
 import numpy as np
@@ -22,7 +22,10 @@ LABELS = np.arange(N) % 2
 
 def images(pictures: np.ndarray, size: int) -> tf.data.Dataset:
     """Batches of `pictures` as the network takes them."""
-    return tf.data.Dataset.from_tensor_slices(pictures).batch(20).map(lambda x: tf.image.resize(tf.cast(x, tf.float32) / 127.5 - 1, (size, size)))
+    def format_batch(batch):
+        return tf.image.resize(tf.cast(batch, tf.float32) / 127.5 - 1, (size, size))
+
+    return tf.data.Dataset.from_tensor_slices(pictures).batch(20).map(format_batch)
 
 
 def accuracy(network: keras.Model, pictures: np.ndarray, size: int) -> float:
@@ -56,14 +59,19 @@ def table(rows: list[tuple], masks: np.ndarray) -> str:
     """The shares, a row each way, as a page of Markdown."""
     area, box = masks.mean(axis=(1, 2)), boxes(masks).mean(axis=(1, 2))
     lines = [
-        f'# How much of a Grad-CAM map lies on the animal\n\n{conditions()}.\n\n`{BASE}`, its head trained on 1,600 pictures of `drawn_pets` at 160 pixels '
-        f'(10 epochs), asked about {N} drawn pets of 320 x 320 pixels, the animal in one corner. The share of the strongest tenth of each map that lies on the '
-        f'pixels of the animal, and in the upright box around it. The animal\'s pixels are {area.mean():.1%} of the area (at most {area.max():.1%}), its box '
+        f'# How much of a Grad-CAM map lies on the animal\n\n{conditions()}.\n\n'
+        f'`{BASE}`, its head trained on 1,600 pictures of `drawn_pets` at 160 pixels (10 epochs), '
+        f'asked about {N} drawn pets of 320 x 320 pixels, the animal in one corner. '
+        'The share of the strongest tenth of each map that lies on the '
+        'pixels of the animal, and in the upright box around it. '
+        f'The animal\'s pixels are {area.mean():.1%} of the area (at most {area.max():.1%}), its box '
         f'{box.mean():.1%} (at most {box.max():.1%}): a map that knows nothing reaches those figures.\n',
-        '| map | pixels a side | photos classified correctly | strongest tenth on its pixels | in its box |', '| --- ' * 5 + '|',
+        '| map | pixels a side | photos classified correctly | strongest tenth on its pixels | in its box |',
+        '| --- ' * 5 + '|',
     ]
     for name, size, right, on_pixels, in_box in rows:
-        lines.append(f'| {name} | {size} | {"" if right is None else f"{right:.1%}"} | {on_pixels:.1%} | {in_box:.1%} |')
+        share_right = '' if right is None else f'{right:.1%}'
+        lines.append(f'| {name} | {size} | {share_right} | {on_pixels:.1%} | {in_box:.1%} |')
     return '\n'.join(lines) + '\n'
 
 
@@ -77,7 +85,8 @@ if __name__ == '__main__':
         rows.append(('Grad-CAM', size, accuracy(network, pictures, size), *shares(heats, masks)))
         print(rows[-1], flush=True)
     rows.append(('Grad-CAM, random weights (mean of three)', 321, None, *untrained_shares(pictures, masks)))
-    rows.append(('the sum of all features, no class asked about', 321, None, *shares(all_features(network, pictures, 321), masks)))
+    of_all = shares(all_features(network, pictures, 321), masks)
+    rows.append(('the sum of all features, no class asked about', 321, None, *of_all))
     page = table(rows, masks)
     (RESULTS / 'explanations.md').write_text(page)
     print(page)

@@ -28,7 +28,11 @@ from transfer_cvd.inference.predictor import formatted_batches
 from transfer_cvd.inference.classifier import Classifier
 
 SIZE = 160
-ONE_PHOTO = 'import sys; from transfer_cvd.exports import open_classifier; open_classifier(sys.argv[1]).predict(sys.argv[2])'
+ONE_PHOTO = '''
+import sys
+from transfer_cvd.inference.exports import open_classifier
+open_classifier(sys.argv[1]).predict(sys.argv[2])
+'''
 
 
 def draw_photos(folder: Path, n: int) -> Path:
@@ -47,7 +51,8 @@ def halves(source: Path, folder: Path) -> tuple[list[str], np.ndarray, Path]:
         link = folder / listing.names[photo.label] / Path(photo.path).name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.abspath(photo.path))
-    return [photo.path for photo in listing.photos[::2]], np.array([photo.label for photo in listing.photos[::2]]), folder
+    every_second = listing.photos[::2]
+    return [photo.path for photo in every_second], np.array([photo.label for photo in every_second]), folder
 
 
 def fit(paths: list[str], labels: np.ndarray, class_names: list[str]) -> Classifier:
@@ -61,7 +66,7 @@ def fit(paths: list[str], labels: np.ndarray, class_names: list[str]) -> Classif
 
 
 def one_photo(path: Path, photo: str) -> float:
-    """Seconds from the start of a new process to its end, the smallest of three: open a classifier and predict one photo."""
+    """Seconds of a new process that opens a classifier and predicts one photo, the smallest of three."""
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
@@ -80,12 +85,18 @@ if __name__ == '__main__':
         paths, labels, rest = halves(source, work / 'rest')
         classifier = fit(paths, labels, list_folder(source).names)
         classifier.save(work / 'pets.keras')
-        lines = [f'# Exports\n\n{conditions()}.\n\nefficientnet_lite0 at {SIZE} pixels, two classes, head fitted to {len(paths)} {"photos" if arguments.photos else "drawn pets"}, compared on others. '
+        kind = 'photos' if arguments.photos else 'drawn pets'
+        size = (work / 'pets.keras').stat().st_size / 1e6
+        lines = [f'# Exports\n\n{conditions()}.\n\nefficientnet_lite0 at {SIZE} pixels, two classes, '
+                 f'head fitted to {len(paths)} {kind}, compared on others. '
                  f'The last column is one photo in a new process, from its start to its end.\n',
-                 '| format | MB | largest difference of a probability | photos | accuracy | original | one photo (s) |', '| --- ' * 7 + '|',
-                 f'| keras | {(work / "pets.keras").stat().st_size / 1e6:.1f} | | | | | {one_photo(work / "pets.keras", paths[0]):.1f} |']
+                 '| format | MB | largest difference of a probability | photos | accuracy | original | one photo (s) |',
+                 '| --- ' * 7 + '|',
+                 f'| keras | {size:.1f} | | | | | {one_photo(work / "pets.keras", paths[0]):.1f} |']
         for format in FORMATS:
             made = export_classifier(classifier, format, work / format, rest)
-            lines.append(f'| {format} | {made.bytes / 1e6:.1f} | {made.difference:.1e} | {made.n} | {made.accuracy:.3f} | {made.original_accuracy:.3f} | {one_photo(made.path, paths[0]):.1f} |')
+            lines.append(f'| {format} | {made.bytes / 1e6:.1f} | {made.difference:.1e} | {made.n} '
+                         f'| {made.accuracy:.3f} | {made.original_accuracy:.3f} '
+                         f'| {one_photo(made.path, paths[0]):.1f} |')
             print(lines[-1], flush=True)
     (RESULTS / 'exports.md').write_text('\n'.join(lines) + '\n')

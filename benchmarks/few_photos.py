@@ -1,11 +1,12 @@
-"""The schedules on few photos, the fast one with several numbers of epochs: accuracy on photos of cats_vs_dogs that neither were trained on nor decided anything.
+"""The schedules on few photos, the fast one with several numbers of epochs: accuracy on other photos of cats_vs_dogs.
 
     python benchmarks/few_photos.py            # about half an hour; goes on where it stopped
 
-The fast schedule begins with a head that is trained to its end on so many photos. An eighth as many others decide whether the end
-of fine-tuning is kept or that start, as in a run on a folder. The tutorial's has ten epochs for the head and ten for fine-tuning.
+The fast schedule begins with a head that is trained to its end on so many photos. An eighth as many others decide
+whether the end of fine-tuning is kept or that start, as in a run on a folder; accuracy is on photos that neither were
+trained on nor decided anything. The tutorial's has ten epochs for the head and ten for fine-tuning.
 All of it is done on kept activations.
-Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
+Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME); missing ones are downloaded.
 """
 import argparse
 import math
@@ -56,11 +57,12 @@ def batches(kept: Kept, indices: np.ndarray, size: int) -> tf.data.Dataset:
 
 def shuffled(kept: Kept, indices: np.ndarray, size: int, epochs: int, seed: int) -> tf.data.Dataset:
     """So many epochs of them, each in another order."""
-    return read_kept(kept, tf.data.Dataset.from_tensor_slices(indices).shuffle(len(indices), seed).batch(size).repeat(epochs))
+    order = tf.data.Dataset.from_tensor_slices(indices).shuffle(len(indices), seed)
+    return read_kept(kept, order.batch(size).repeat(epochs))
 
 
 def as_the_tutorial(photos: int, seed: int) -> dict:
-    """Loss and accuracy on the others after the tutorial's ten epochs of the head and after ten more of fine-tuning, with batches of 32."""
+    """Loss and accuracy on the others after the tutorial's ten epochs of the head and after its ten of fine-tuning."""
     keras.utils.set_random_seed(seed)
     (pooled, tensors), (train, _, others) = everything(), drawn(photos, seed)
     model = add_head(freeze(base_model(BASE)), 2, seed)
@@ -76,7 +78,7 @@ def as_the_tutorial(photos: int, seed: int) -> dict:
 
 
 def measure(photos: int, seed: int) -> dict:
-    """Loss and accuracy on the others of the head and of what the fast schedule makes of it in so and so many epochs; and which of both would be kept."""
+    """Loss and accuracy on the others, of the head and after each fast schedule; which of both would be kept."""
     keras.utils.set_random_seed(seed)
     (pooled, tensors), (train, validation, others) = everything(), drawn(photos, seed)
     features, labels = pooled.values[pooled.indices[train]], pooled.labels[pooled.indices[train]]
@@ -92,40 +94,55 @@ def measure(photos: int, seed: int) -> dict:
         compile_classifier(above, FAST_RATE, keras.optimizers.AdamW(warm_up_and_cosine(epochs * steps)))
         before = above.evaluate(deciding, verbose=0)[0]
         found.setdefault('head', above.evaluate(asked, verbose=0))
-        history = fit(above, lambda first: shuffled(tensors, train, FAST_BATCH, epochs, seed), steps, deciding, epochs, verbose=0)
+        history = fit(above, lambda first: shuffled(tensors, train, FAST_BATCH, epochs, seed),
+                      steps, deciding, epochs, verbose=0)
         found[f'{epochs} epochs'] = [*above.evaluate(asked, verbose=0), history['val_loss'][-1] < before]
     return found
 
 
 def both_schedules(rows: list[dict]) -> list[str]:
-    """A line for each number of photos: the tutorial's schedule beside the fast one with as many epochs as it has by default."""
-    lines = ['| photos | seeds | tutorial: accuracy, head | accuracy, fine-tuned | loss | fast: epochs | accuracy, head | accuracy after the choice | loss |', '| --- ' * 9 + '|']
+    """A line for each number of photos: the tutorial's schedule beside the fast one with its default epochs."""
+    lines = ['| photos | seeds | tutorial: accuracy, head | accuracy, fine-tuned | loss '
+             '| fast: epochs | accuracy, head | accuracy after the choice | loss |', '| --- ' * 9 + '|']
     for photos in EPOCHS:
-        tutorial, fast = ({row['seed']: row for row in rows if (row['photos'], row['schedule']) == (photos, name)} for name in ('tutorial', 'fast'))
+        tutorial, fast = ({row['seed']: row for row in rows if (row['photos'], row['schedule']) == (photos, name)}
+                          for name in ('tutorial', 'fast'))
         seeds, epochs = sorted(tutorial.keys() & fast), fast_epochs(photos)
         if seeds:
             heads, ends = zip(*[(fast[seed]['head'], fast[seed][f'{epochs} epochs']) for seed in seeds])
             chosen = [end if end[2] else head for head, end in zip(heads, ends)]
-            lines.append(f'| {photos:,} | {len(seeds)} | {mean(tutorial[seed]["head"][1] for seed in seeds):.4f} | {mean(tutorial[seed]["tuned"][1] for seed in seeds):.4f} '
-                         f'| {mean(tutorial[seed]["tuned"][0] for seed in seeds):.4f} | {epochs} | {mean(head[1] for head in heads):.4f} | {mean(end[1] for end in chosen):.4f} '
+            lines.append(f'| {photos:,} | {len(seeds)} '
+                         f'| {mean(tutorial[seed]["head"][1] for seed in seeds):.4f} '
+                         f'| {mean(tutorial[seed]["tuned"][1] for seed in seeds):.4f} '
+                         f'| {mean(tutorial[seed]["tuned"][0] for seed in seeds):.4f} '
+                         f'| {epochs} | {mean(head[1] for head in heads):.4f} '
+                         f'| {mean(end[1] for end in chosen):.4f} '
                          f'| {mean(end[0] for end in chosen):.4f} |')
     return lines
 
 
 def table(rows: list[dict]) -> str:
     """Means over the seeds, a row for each number of photos and epochs, as a page of Markdown."""
-    lines = [f'# Few photos\n\n{conditions(rows=rows)}.\n\n{BASE} at 160 pixels, cats_vs_dogs. A head trained to its end, then the fast schedule: AdamW, up to {FAST_RATE:g} and along a cosine, '
-             f'batches of {FAST_BATCH}, batch normalization frozen. Accuracy and loss on {OTHERS:,} others, means over the seeds. "Kept" are ends with a lower validation loss '
-             'than the start, on an eighth as many photos; "after the choice" is the accuracy when the start is kept otherwise.\n',
-             '| photos | epochs | steps | seeds | accuracy, head | accuracy, end | kept | accuracy after the choice | loss, head | loss, end |', '| --- ' * 10 + '|']
+    lines = [f'# Few photos\n\n{conditions(rows=rows)}.\n\n{BASE} at 160 pixels, cats_vs_dogs. '
+             f'A head trained to its end, then the fast schedule: AdamW, up to {FAST_RATE:g} and along a cosine, '
+             f'batches of {FAST_BATCH}, batch normalization frozen. '
+             f'Accuracy and loss on {OTHERS:,} others, means over the seeds. "Kept" are ends with a lower '
+             'validation loss than the start, on an eighth as many photos; "after the choice" is the accuracy '
+             'when the start is kept otherwise.\n',
+             '| photos | epochs | steps | seeds | accuracy, head | accuracy, end | kept | accuracy after the choice '
+             '| loss, head | loss, end |', '| --- ' * 10 + '|']
     for photos, tried in EPOCHS.items():
         group = [row for row in rows if (row['photos'], row['schedule']) == (photos, 'fast')]
         for epochs in tried if group else ():
             ends = [(row['head'], row[f'{epochs} epochs']) for row in group]
             chosen = mean((end if end[2] else head)[1] for head, end in ends)
-            lines.append(f'| {photos:,} | {epochs} | {epochs * math.ceil(photos / FAST_BATCH)} | {len(group)} | {mean(head[1] for head, _ in ends):.4f} | {mean(end[1] for _, end in ends):.4f} '
-                         f'| {sum(end[2] for _, end in ends)} of {len(ends)} | {chosen:.4f} | {mean(head[0] for head, _ in ends):.4f} | {mean(end[0] for _, end in ends):.4f} |')
-    lines += ['\nThe tutorial\'s schedule (ten epochs of the head, ten of fine-tuning) and what a run on a folder does by default, on the same photos:\n', *both_schedules(rows)]
+            steps = epochs * math.ceil(photos / FAST_BATCH)
+            lines.append(f'| {photos:,} | {epochs} | {steps} | {len(group)} '
+                         f'| {mean(head[1] for head, _ in ends):.4f} | {mean(end[1] for _, end in ends):.4f} '
+                         f'| {sum(end[2] for _, end in ends)} of {len(ends)} | {chosen:.4f} '
+                         f'| {mean(head[0] for head, _ in ends):.4f} | {mean(end[0] for _, end in ends):.4f} |')
+    lines += ['\nThe tutorial\'s schedule (ten epochs of the head, ten of fine-tuning) '
+              'and what a run on a folder does by default, on the same photos:\n', *both_schedules(rows)]
     return '\n'.join(lines) + '\n'
 
 

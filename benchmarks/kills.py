@@ -1,9 +1,10 @@
-"""A run killed at random moments, five in each of three stages, and begun again: is its report that of a run that was left alone?
+"""Runs killed at random moments, five in each of three stages, and begun again: is the report that of a whole run?
 
     python benchmarks/kills.py            # a quarter of an hour; goes on where it stopped
 
-On 600 drawn pets of 64 pixels, with dropout, by the tutorial's schedule and the fast one in turn. In a random batch of the stage a
-clock of random length is started, and then the process gets SIGKILL, whatever it is at. All figures of the report count, times do not.
+On 600 drawn pets of 64 pixels, with dropout, by the tutorial's schedule and the fast one in turn. In a random batch of
+the stage a clock of random length is started, and then the process gets SIGKILL, whatever it is at. All figures of the
+report count, times do not.
 """
 import csv
 import json
@@ -46,7 +47,8 @@ store.choose_backend = counting
 fit._AfterEachEpoch.on_train_batch_begin = lambda self, batch, logs=None: begin_batch(self.path.stem)
 ''' + COMMAND  # arguments: a stage, the number of a batch in it, and how many seconds after the beginning of this batch
 STAGES = ('pass', 'feature_extraction', 'fine_tuning')
-BATCHES = {('tutorial', 'pass'): 18, ('fast', 'pass'): 18, ('fast', 'fine_tuning'): 23}  # one of so many is chosen; all others have 44
+# one of so many is chosen; all others have 44
+BATCHES = {('tutorial', 'pass'): 18, ('fast', 'pass'): 18, ('fast', 'fine_tuning'): 23}
 LONGEST = 0.1  # seconds
 
 
@@ -60,13 +62,15 @@ def draw(folder: Path) -> None:
 
 def command(*arguments: str, code: str = COMMAND, folder: Path) -> subprocess.CompletedProcess:
     """Run the command line in a process of its own."""
-    return subprocess.run([sys.executable, '-c', code, *arguments], cwd=folder, capture_output=True, text=True, env=os.environ | {'TF_CPP_MIN_LOG_LEVEL': '3'})
+    return subprocess.run([sys.executable, '-c', code, *arguments], cwd=folder, capture_output=True, text=True,
+                          env=os.environ | {'TF_CPP_MIN_LOG_LEVEL': '3'})
 
 
 def train(folder: Path, out: str, *killed: str, schedule: str = 'tutorial') -> subprocess.CompletedProcess:
     """Train on the pets; `killed` are the arguments of KILLED, if it is to be killed."""
-    options = ['train', '--offline', '--data', 'pets', '--image-size', '64', '--epochs', '3', '--fine-tune-epochs', '3', '--schedule', schedule,
-               '--dropout', '0.2', '--tensorboard', '--cache-dir', f'cache of {out}', '--out', out]
+    options = ['train', '--offline', '--data', 'pets', '--image-size', '64', '--epochs', '3', '--fine-tune-epochs', '3',
+               '--schedule', schedule, '--dropout', '0.2', '--tensorboard',
+               '--cache-dir', f'cache of {out}', '--out', out]
     return command(*killed, *options, code=KILLED if killed else COMMAND, folder=folder)
 
 
@@ -84,9 +88,11 @@ def kill(folder: Path, stage: str, number: int) -> dict:
     n, seconds = rng.randint(1, BATCHES.get((schedule, stage), 44)), rng.uniform(0, LONGEST)
     killed = train(folder, out, stage, str(n), str(seconds), schedule=schedule)
     resumed = train(folder, out, schedule=schedule)
-    lines = [line.removeprefix('going on with ') for line in (resumed.stderr + resumed.stdout).splitlines() if line.startswith('going on with ')]
+    printed = (resumed.stderr + resumed.stdout).splitlines()
+    lines = [line.removeprefix('going on with ') for line in printed if line.startswith('going on with ')]
     said = ['the beginning of the stage'] + [line for line in lines if not line.startswith('the unfinished run')]
-    return {'schedule': schedule, 'batch': n, 'clock': round(seconds, 3), 'killed': killed.returncode == -signal.SIGKILL,
+    return {'schedule': schedule, 'batch': n, 'clock': round(seconds, 3),
+            'killed': killed.returncode == -signal.SIGKILL,
             'went on with': said[-1],
             'equal': resumed.returncode == 0 and results(folder, out) == results(folder, schedule)}
 
@@ -94,12 +100,16 @@ def kill(folder: Path, stage: str, number: int) -> dict:
 def table(rows: list[dict]) -> str:
     """The kills as a page of Markdown."""
     equal = sum(row['equal'] for row in rows if row['killed'])
-    lines = [f'# Killed and begun again\n\n{conditions(rows=rows)}.\n\n`transfer_cvd train` on 600 drawn pets of 64 pixels, three epochs in both stages, dropout 0.2. '
-             f'{equal} of {sum(row["killed"] for row in rows)} killed runs ended with the report and the history of a run that was left alone.\n',
-             '| schedule | stage | killed in batch | after (s) | went on with | report and history equal |', '| --- ' * 6 + '|']
+    lines = [f'# Killed and begun again\n\n{conditions(rows=rows)}.\n\n`transfer_cvd train` on 600 drawn pets of '
+             '64 pixels, three epochs in both stages, dropout 0.2. '
+             f'{equal} of {sum(row["killed"] for row in rows)} killed runs ended with the report and the history '
+             'of a run that was left alone.\n',
+             '| schedule | stage | killed in batch | after (s) | went on with | report and history equal |',
+             '| --- ' * 6 + '|']
     for row in rows:
         answer = ('yes' if row['equal'] else 'no') if row['killed'] else 'the run was over before'
-        lines.append(f'| {row["schedule"]} | {row["stage"].replace("_", " ")} | {row["batch"]} | {row["clock"]} | {row["went on with"]} | {answer} |')
+        lines.append(f'| {row["schedule"]} | {row["stage"].replace("_", " ")} | {row["batch"]} | {row["clock"]} '
+                     f'| {row["went on with"]} | {answer} |')
     return '\n'.join(lines) + '\n'
 
 

@@ -17,7 +17,7 @@ FEATURES = ('avx2', 'avx512f', 'avx512_bf16', 'amx_tile')  # of a processor, tho
 
 
 def processor(described: Path = Path('/proc/cpuinfo')) -> str:
-    """The processor's name and which of the `FEATURES` it has, 'AMD EPYC, avx2', where the system tells; else the kind of machine."""
+    """The processor's name and which of the `FEATURES` it has, 'AMD EPYC, avx2'; elsewhere the kind of machine."""
     lines = described.read_text().splitlines() if described.exists() else []
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in lines)}
     flags = facts.get('flags', '').split()
@@ -25,11 +25,15 @@ def processor(described: Path = Path('/proc/cpuinfo')) -> str:
 
 
 def conditions(*packages: str, rows: list[dict] = ()) -> str:
-    """Date, machine and versions, one line of Markdown; of further `packages` those that are installed are named too. With `rows`, date and machine are theirs."""
+    """Date, machine and versions, one line of Markdown. With `rows`, date and machine are theirs.
+
+    Of further `packages` those that are installed are named too.
+    """
     versions = ', '.join(f'{name} {version(name)}' for name in [*PACKAGES, *filter(find_spec, packages)])
     cores = len(os.sched_getaffinity(0))
     dates, processors = (sorted({row[key] for row in rows or [here()]}) for key in ('date', 'processor'))
-    return f'{" to ".join(sorted({dates[0], dates[-1]}))}, {cores} cores ({"; ".join(processors)}), Python {platform.python_version()}, {versions}'
+    days = ' to '.join(sorted({dates[0], dates[-1]}))
+    return f'{days}, {cores} cores ({"; ".join(processors)}), Python {platform.python_version()}, {versions}'
 
 
 def here() -> dict[str, str]:
@@ -38,7 +42,7 @@ def here() -> dict[str, str]:
 
 
 def anonymous_memory(process: int) -> float:
-    """Gigabytes of anonymous memory (memory maps of files are not counted) that a process and its children hold; 0 once it has ended."""
+    """Gigabytes of anonymous memory (no memory maps of files) of a process and its children; 0 once it has ended."""
     kilobytes = 0
     try:
         for each in [process, *(child.pid for child in psutil.Process(process).children(recursive=True))]:
@@ -50,7 +54,7 @@ def anonymous_memory(process: int) -> float:
 
 
 class PeakMemory:
-    """The largest amount of anonymous memory a process and its children held, by default this process, sampled ten times a second."""
+    """The peak of anonymous memory of a process (by default this one) and its children, sampled ten times a second."""
 
     def __init__(self, process: int | None = None):
         self.process = process or os.getpid()
@@ -71,7 +75,10 @@ class PeakMemory:
 
 
 def slices(photos: int) -> dict[str, str]:
-    """Splits with so many training photos, and an eighth of it each for validation and testing: with 8,000 of 10,000 those of the tutorial."""
+    """Splits with so many training photos, and an eighth of it each for validation and testing.
+
+    With 8,000 of 10,000 they are those of the tutorial.
+    """
     eighth = photos // 8
     return {'train': f'train[:{photos}]', 'validation': f'train[-{2 * eighth}:-{eighth}]', 'test': f'train[-{eighth}:]'}
 

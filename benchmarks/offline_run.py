@@ -2,7 +2,8 @@
 
     python benchmarks/offline_run.py            # about 6 minutes a seed
 
-The command is timed from the shell, data set already drawn, first with no activations kept from before, then with those of the first time. The further pictures come from another seed than all pictures of the run.
+The command is timed from the shell, data set already drawn, first with no activations kept from before, then with those
+of the first time. The further pictures come from another seed than all pictures of the run.
 """
 import argparse
 import json
@@ -27,7 +28,8 @@ COMMAND = 'from transfer_cvd.cli import main; main()'
 def train(seed: int, folder: Path, name: str) -> float:
     """Train from the shell, with the activations that are kept in `folder`; return the seconds."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, '-c', COMMAND, 'train', '--seed', str(seed), '--cache-dir', folder / 'cache', '--out', folder / name], check=True)
+    options = ['--seed', str(seed), '--cache-dir', folder / 'cache', '--out', folder / name]
+    subprocess.run([sys.executable, '-c', COMMAND, 'train', *options], check=True)
     return round(time.perf_counter() - started, 1)
 
 
@@ -42,19 +44,25 @@ def run(seed: int) -> dict:
     everything = replace(data, raw_test=data.raw_train.concatenate(data.raw_validation).concatenate(data.raw_test))
     found = classifier.evaluate(everything).results
     return {'seconds': seconds, 'again': again, 'right': round(found['accuracy'] * found['n']), 'n': found['n'],
-            'validation_features': report['feature_extraction']['accuracy'], 'validation_tuned': report['fine_tuning']['accuracy'],
+            'validation_features': report['feature_extraction']['accuracy'],
+            'validation_tuned': report['fine_tuning']['accuracy'],
             'test': report['test']['accuracy'], 'test_n': report['test']['n'], 'stages': report['seconds']}
 
 
 def table(rows: list[dict]) -> str:
     """The runs as a page of Markdown."""
-    lines = [f'# The main job, offline\n\n{conditions(rows=rows)}.\n\n`transfer_cvd train --offline` as a whole, on 2,000 drawn pictures '
-             f'(1,600 for training), tested on {rows[0]["n"]:,} further ones. Seconds are given for runs that had the machine to themselves.\n',
-             '| seed | whole command (s) | the second time (s) | validation, features | validation, fine-tuned | test | further pictures | 95% interval |', '| --- ' * 8 + '|']
+    lines = [f'# The main job, offline\n\n{conditions(rows=rows)}.\n\n'
+             '`transfer_cvd train --offline` as a whole, on 2,000 drawn pictures '
+             f'(1,600 for training), tested on {rows[0]["n"]:,} further ones. '
+             'Seconds are given for runs that had the machine to themselves.\n',
+             '| seed | whole command (s) | the second time (s) | validation, features | validation, fine-tuned '
+             '| test | further pictures | 95% interval |', '| --- ' * 8 + '|']
     for row in rows:
         low, high = accuracy_interval(row['right'], row['n'])
-        seconds = ' | '.join(f'{row[name]:.0f}' if row['alone'] and name in row else '' for name in ('seconds', 'again'))
-        lines.append(f'| {row["seed"]} | {seconds} | {row["validation_features"]:.3f} | {row["validation_tuned"]:.3f} | {row["test"]:.3f} '
+        seconds = ' | '.join(f'{row[name]:.0f}' if row['alone'] and name in row else ''
+                             for name in ('seconds', 'again'))
+        lines.append(f'| {row["seed"]} | {seconds} '
+                     f'| {row["validation_features"]:.3f} | {row["validation_tuned"]:.3f} | {row["test"]:.3f} '
                      f'| {row["right"] / row["n"]:.4f} | {low:.4f} to {high:.4f} |')
     page = '\n'.join(lines) + '\n'
     for row in [row for row in rows if row['alone']][:1]:
@@ -66,7 +74,8 @@ def table(rows: list[dict]) -> str:
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--not-alone', action='store_true', help='other work runs on this machine: leave the seconds out')
+    parser.add_argument('--not-alone', action='store_true',
+                        help='other work runs on this machine: leave the seconds out')
     arguments = parser.parse_args()
     prepare('drawn_pets')
     rows = Rows(RESULTS / 'offline_run.jsonl')

@@ -1,10 +1,11 @@
-"""What the options of training change: dropout, mirrored and turned photos, the numbers multiplied and kept, the engine, the order, how long.
+"""What the options of training change: dropout, augmentation, how activations are computed and kept, order, epochs.
 
     python benchmarks/options.py            # about three quarters of an hour; goes on where it stopped
 
-Few photos, 2,000 of cats_vs_dogs for training, since that is where such things count; 1,000 for validation and 1,000 for testing.
+Few photos, 2,000 of cats_vs_dogs for training, since that is where such things count; 1,000 for validation and 1,000
+for testing.
 Each row is ten epochs of the head and then two of the fast recipe, and differs in one thing from the first.
-Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
+Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME); missing ones are downloaded.
 """
 import argparse
 import tempfile
@@ -26,7 +27,7 @@ from transfer_cvd.photos.data import Data
 from transfer_cvd.training.fine_tune import fast_recipe
 
 BASE, PHOTOS = 'mobilenet_v2', 2000
-EPOCHS = 2  # of fine-tuning, if a row does not say otherwise: half of what is the default, so that there is time for more rows
+EPOCHS = 2  # of fine-tuning, if a row does not say otherwise: half the default, so that there is time for more rows
 SPLITS = {'train': f'train[:{PHOTOS}]', 'validation': 'train[-2000:-1000]', 'test': 'train[-1000:]'}
 
 
@@ -35,7 +36,8 @@ class Fully(Data):
 
     def epoch(self, examples, number):
         """See `Data.epoch`."""
-        return examples.shuffle(PHOTOS, seed=self.seed * 10**6 + number, reshuffle_each_iteration=False).batch(self.batch_size)
+        seed = self.seed * 10**6 + number
+        return examples.shuffle(PHOTOS, seed=seed, reshuffle_each_iteration=False).batch(self.batch_size)
 
 
 class InPieces(Data):
@@ -43,10 +45,12 @@ class InPieces(Data):
 
     def epoch(self, examples, number):
         """See `Data.epoch`."""
-        return examples.batch(self.batch_size).shuffle(PHOTOS, seed=self.seed * 10**6 + number, reshuffle_each_iteration=False)
+        seed = self.seed * 10**6 + number
+        return examples.batch(self.batch_size).shuffle(PHOTOS, seed=seed, reshuffle_each_iteration=False)
 
 
-OTHER = 'float32' if matmul_precision('auto') == 'bfloat16' else 'bfloat16'  # precision that is not the processor's own choice
+# the precision that is not the processor's own choice
+OTHER = 'float32' if matmul_precision('auto') == 'bfloat16' else 'bfloat16'
 OPTIONS = {  # arguments of `measure`
     'none': {},
     '`--dropout 0.2`': {'dropout': 0.2},
@@ -63,8 +67,8 @@ OPTIONS = {  # arguments of `measure`
 }
 
 
-def measure(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str = 'float16', backend: str = 'auto', order: type[Data] = Data,
-            epochs: int = EPOCHS, **fast) -> dict:
+def measure(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str = 'float16', backend: str = 'auto',
+            order: type[Data] = Data, epochs: int = EPOCHS, **fast) -> dict:
     """Both stages: losses and accuracies on validation and test photos together after each, and seconds."""
     keras.utils.set_random_seed(seed)
     loaded = load_data('cats_vs_dogs', seed=seed, splits=SPLITS)
@@ -74,8 +78,8 @@ def measure(seed: int, dropout: float = 0.0, augment: str = 'none', dtype: str =
         store = Store(folder, dtype=dtype, backend=backend)
         started = time.perf_counter()
         boundary = BASES[BASE].fine_tune_from
-        model = train_head(base_model(BASE), data, store=store, fine_tune_from=boundary, dropout=dropout, augment=augment,
-                           verbose=0)
+        model = train_head(base_model(BASE), data, store=store, fine_tune_from=boundary,
+                           dropout=dropout, augment=augment, verbose=0)
         found['head_seconds'] = round(time.perf_counter() - started, 1)
         found['head_loss'], found['head_accuracy'] = model.evaluate(asked, verbose=0)
         started = time.perf_counter()
@@ -92,21 +96,31 @@ def table(rows: list[dict]) -> str:
     reference = {(row['seed'], row['processor']): row for row in rows if row['option'] == next(iter(OPTIONS))}
     engines = sorted({row['engine'] for row in rows if row['engine']})
     precisions = sorted({row['precision'] for row in reference.values()})
-    lines = [f'# What the options change\n\n{conditions("openvino", "onnxruntime", rows=rows)}.\n\ncats_vs_dogs, {PHOTOS:,} photos for training; {BASE} at 160 pixels, ten epochs of the head, '
-             f'then {EPOCHS} of the fast schedule where nothing else is said. Loss and accuracy are those on 2,000 other photos, half of which decide whether the end is kept or the start: one photo is 0.0005. '
-             f'Engines: {"; ".join(engines)}; products in fine-tuning in {", ".join(precisions)} where nothing else is said. '
-             'Means over the seeds; after a difference to the first row stands the standard deviation of its single values. Seconds are given for runs that had the machine to themselves.\n',
-             '| option | seeds | accuracy, head | loss, head | accuracy, fine-tuned | loss, fine-tuned | difference in accuracy | difference in loss | head (s) | fine-tuning (s) |',
+    lines = [f'# What the options change\n\n{conditions("openvino", "onnxruntime", rows=rows)}.\n\n'
+             f'cats_vs_dogs, {PHOTOS:,} photos for training; {BASE} at 160 pixels, ten epochs of the head, '
+             f'then {EPOCHS} of the fast schedule where nothing else is said. '
+             'Loss and accuracy are those on 2,000 other photos, half of which decide whether the end is kept '
+             'or the start: one photo is 0.0005. '
+             f'Engines: {"; ".join(engines)}; '
+             f'products in fine-tuning in {", ".join(precisions)} where nothing else is said. '
+             'Means over the seeds; after a difference to the first row stands the standard deviation '
+             'of its single values. Seconds are given for runs that had the machine to themselves.\n',
+             '| option | seeds | accuracy, head | loss, head | accuracy, fine-tuned | loss, fine-tuned '
+             '| difference in accuracy | difference in loss | head (s) | fine-tuning (s) |',
              '| --- ' * 10 + '|']
     for option in dict.fromkeys(row['option'] for row in rows):
         group = [row for row in rows if row['option'] == option and (row['seed'], row['processor']) in reference]
-        means = [f'{mean(row[key] for row in group):.4f}' for key in ('head_accuracy', 'head_loss', 'tuned_accuracy', 'tuned_loss')]
+        means = [f'{mean(row[key] for row in group):.4f}'
+                 for key in ('head_accuracy', 'head_loss', 'tuned_accuracy', 'tuned_loss')]
         differences = ['', '']
         if option != next(iter(OPTIONS)):
-            single = [[row[key] - reference[row['seed'], row['processor']][key] for row in group] for key in ('tuned_accuracy', 'tuned_loss')]
-            differences = [f'{mean(values):+.4f}' + (f' ({stdev(values):.4f})' if len(values) > 1 else '') for values in single]
+            single = [[row[key] - reference[row['seed'], row['processor']][key] for row in group]
+                      for key in ('tuned_accuracy', 'tuned_loss')]
+            differences = [f'{mean(values):+.4f}' + (f' ({stdev(values):.4f})' if len(values) > 1 else '')
+                           for values in single]
         alone = all(row['alone'] for row in group)
-        seconds = [f'{mean(row[key] for row in group):.0f}' if alone else '' for key in ('head_seconds', 'tuning_seconds')]
+        seconds = [f'{mean(row[key] for row in group):.0f}' if alone else ''
+                   for key in ('head_seconds', 'tuning_seconds')]
         lines.append('| ' + ' | '.join([option, str(len(group)), *means, *differences, *seconds]) + ' |')
     return '\n'.join(lines) + '\n'
 
@@ -114,11 +128,13 @@ def table(rows: list[dict]) -> str:
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--not-alone', action='store_true', help='other work runs on this machine: leave the seconds out')
+    parser.add_argument('--not-alone', action='store_true',
+                        help='other work runs on this machine: leave the seconds out')
     arguments = parser.parse_args()
     rows = Rows(RESULTS / 'options.jsonl')
     for seed in arguments.seeds:
         for option, settings in OPTIONS.items():
-            rows.get({'option': option, 'seed': seed}, lambda: measure(seed, **settings) | {'alone': not arguments.not_alone})
+            rows.get({'option': option, 'seed': seed},
+                     lambda: measure(seed, **settings) | {'alone': not arguments.not_alone})
             (RESULTS / 'options.md').write_text(table(rows.rows))
     print(table(rows.rows))

@@ -1,7 +1,8 @@
-"""A classifier from a folder of photos: seconds of the whole command, cross-validated accuracy, and memory at 20,000 photos.
+"""A classifier from a folder of photos: seconds of a run, cross-validated accuracy, and memory at 20,000 photos.
 
-    python benchmarks/own_photos.py FOLDER            # a sub-folder of photos for each class; about ten minutes; goes on where it stopped
+    python benchmarks/own_photos.py FOLDER            # about ten minutes; goes on where it stopped
 
+FOLDER has a sub-folder of photos for each class.
 Needs the weights of the base model (KERAS_HOME), which are downloaded if they are not there.
 """
 import argparse
@@ -36,7 +37,8 @@ def whole_command(folder: Path, seed: int) -> dict:
                         '--cache-dir', Path(place, 'cache'), '--out', Path(place, 'run')], check=True)
         seconds = time.perf_counter() - started
         report = json.loads(Path(place, 'run/report.json').read_text())
-    return {'seconds': round(seconds, 1), 'test': report['test']['accuracy'], 'n': report['test']['n'], 'kept': report['fine_tuning']['kept'], 'stages': report['seconds']}
+    return {'seconds': round(seconds, 1), 'test': report['test']['accuracy'], 'n': report['test']['n'],
+            'kept': report['fine_tuning']['kept'], 'stages': report['seconds']}
 
 
 def cross_validation(folder: Path, seed: int) -> dict:
@@ -64,18 +66,21 @@ def memory(folder: Path, n: int) -> dict:
 
 def table(rows: list[dict]) -> str:
     """The measurements as a page of Markdown."""
-    lines = [f'# Photos of one\'s own\n\n{conditions(rows=rows)}.\n\nA folder of {rows[0]["photos"]} photos, {BASE} at 160 pixels, the defaults of `transfer_cvd train`. '
+    lines = [f'# Photos of one\'s own\n\n{conditions(rows=rows)}.\n\n'
+             f'A folder of {rows[0]["photos"]} photos, {BASE} at 160 pixels, the defaults of `transfer_cvd train`. '
              'Seconds are given for measurements that had the machine to themselves.\n',
              '| measured | seed | result | seconds |', '| --- ' * 4 + '|']
     for row in sorted(rows, key=lambda row: (KINDS.index(row['what']), row['seed'])):
         if row['what'] == 'whole command':
-            result = f'test accuracy {row["test"]:.3f} on {row["n"]} photos; fine-tuning was {"kept" if row["kept"] else "undone"}'
+            outcome = 'kept' if row['kept'] else 'undone'
+            result = f'test accuracy {row["test"]:.3f} on {row["n"]} photos; fine-tuning was {outcome}'
         elif row['what'] == 'cross-validation':
             low, high = row['interval']
             result = f'accuracy {row["accuracy"]:.4f} (95% interval {low:.4f} to {high:.4f}) on {row["n"]} photos'
         else:
             result = f'peak of {row["peak_gigabytes"]:.2f} GB of anonymous memory'
-        lines.append(f'| {row["name"]} | {row["seed"]} | {result} | {format(row["seconds"], ".0f") if row["alone"] else ""} |')
+        seconds = format(row['seconds'], '.0f') if row['alone'] else ''
+        lines.append(f'| {row["name"]} | {row["seed"]} | {result} | {seconds} |')
     return '\n'.join(lines) + '\n'
 
 
@@ -83,14 +88,18 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', type=Path)
     parser.add_argument('--many', type=int, default=20_000, help='photos for the peak of memory')
-    parser.add_argument('--not-alone', action='store_true', help='other work runs on this machine: leave the seconds out')
+    parser.add_argument('--not-alone', action='store_true',
+                        help='other work runs on this machine: leave the seconds out')
     arguments = parser.parse_args()
     rows, photos = Rows(RESULTS / 'own_photos.jsonl'), sum(path.is_file() for path in arguments.folder.rglob('*'))
     known = {'photos': photos, 'alone': not arguments.not_alone}
+    name = 'five heads, cross-validated'
     for seed in (0, 1, 2):
-        rows.get({'what': 'whole command', 'seed': seed}, lambda: whole_command(arguments.folder, seed) | known | {'name': 'the whole command'})
+        rows.get({'what': 'whole command', 'seed': seed},
+                 lambda: whole_command(arguments.folder, seed) | known | {'name': 'the whole command'})
     for seed in (0, 1, 2):
-        rows.get({'what': 'cross-validation', 'seed': seed}, lambda: cross_validation(arguments.folder, seed) | known | {'name': 'five heads, cross-validated'})
+        rows.get({'what': 'cross-validation', 'seed': seed},
+                 lambda: cross_validation(arguments.folder, seed) | known | {'name': name})
     name = f'a run on {arguments.many:,} photos (links to these)'
     rows.get({'what': 'memory', 'seed': 0}, lambda: memory(arguments.folder, arguments.many) | known | {'name': name})
     page = table(rows.rows)

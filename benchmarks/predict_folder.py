@@ -1,4 +1,4 @@
-"""`predict` on a folder of photos, against its two halves alone: decoding, and the network on formatted photos. And memory over single calls.
+"""`predict` on a folder of photos, against decoding and the network alone, and its memory over single calls.
 
     python benchmarks/predict_folder.py             # a few minutes
 
@@ -26,8 +26,9 @@ SIZE = 160
 
 
 def make_photos(folder: Path, n: int) -> list[Path]:
-    """`n` JPEG files of 500 x 375 pixels: 100 drawn pets, each over and over, always shifted, so that no two files are the same."""
-    pets = [Image.fromarray(draw_pet(('cat', 'dog')[i % 2], np.random.default_rng(i))).resize((500, 375)) for i in range(min(n, 100))]
+    """`n` JPEG files of 500 x 375 pixels: 100 drawn pets over and over, shifted so that no two files are the same."""
+    drawn = (draw_pet(('cat', 'dog')[i % 2], np.random.default_rng(i)) for i in range(min(n, 100)))
+    pets = [Image.fromarray(pet).resize((500, 375)) for pet in drawn]
     paths = [folder / f'{i:05}.jpg' for i in range(n)]
     for i, path in enumerate(paths):
         Image.fromarray(np.roll(np.asarray(pets[i % len(pets)]), i // len(pets) * 7, axis=1)).save(path, quality=90)
@@ -35,7 +36,7 @@ def make_photos(folder: Path, n: int) -> list[Path]:
 
 
 def rates(classifier: Classifier, paths: list[Path], slices: int = 5) -> dict[str, float]:
-    """Photos a second: the network alone, decoding alone, and `predict`, taken in turns, so that other work on the machine meets all three."""
+    """Photos a second of the network alone, decoding alone and `predict`, in turns: other work meets all three."""
     batch = np.random.default_rng(0).uniform(-1, 1, (BATCH, SIZE, SIZE, 3)).astype(np.float32)
     seconds, n_network = {'network': 0.0, 'decoding': 0.0, 'predict': 0.0}, 0
     for k in range(slices):
@@ -52,8 +53,10 @@ def rates(classifier: Classifier, paths: list[Path], slices: int = 5) -> dict[st
         started = time.perf_counter()
         classifier.predict(some)
         seconds['predict'] += time.perf_counter() - started
-    network, decoding, predict = n_network / seconds['network'], len(paths) / seconds['decoding'], len(paths) / seconds['predict']
-    return {'network': network, 'decoding': decoding, 'predict': predict, 'ratio': predict * (1 / network + 1 / decoding)}
+    network, decoding = n_network / seconds['network'], len(paths) / seconds['decoding']
+    predict = len(paths) / seconds['predict']
+    ratio = predict * (1 / network + 1 / decoding)
+    return {'network': network, 'decoding': decoding, 'predict': predict, 'ratio': ratio}
 
 
 def memory() -> float:
@@ -83,16 +86,19 @@ if __name__ == '__main__':
     network = keras.Sequential([efficientnet_lite0(SIZE), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)])
     classifier = Classifier.from_network(network, ['cat', 'dog'])
     classifier.run(np.zeros((BATCH, SIZE, SIZE, 3), np.float32))  # the graph is built at the first call
-    lines = [f'# Predicting a folder\n\n{conditions()}.\n\n{arguments.photos:,} JPEG photos of 500 x 375 pixels, efficientnet_lite0 at {SIZE} pixels; photos a second. '
-             f'Decoding alone is Pillow on all cores; the last column is the rate of `predict` times (1 / network + 1 / decoding).\n',
+    lines = [f'# Predicting a folder\n\n{conditions()}.\n\n{arguments.photos:,} JPEG photos of 500 x 375 pixels, '
+             f'efficientnet_lite0 at {SIZE} pixels; photos a second. Decoding alone is Pillow on all cores; '
+             'the last column is the rate of `predict` times (1 / network + 1 / decoding).\n',
              '| run | network alone | decoding alone | predict | of what both allow |', '| --- ' * 5 + '|']
     with tempfile.TemporaryDirectory() as folder:
         paths = make_photos(Path(folder), arguments.photos)
         for run in range(1, arguments.runs + 1):
             rate = rates(classifier, paths)
-            lines.append(f'| {run} | {rate["network"]:.0f} | {rate["decoding"]:.0f} | {rate["predict"]:.0f} | {rate["ratio"]:.2f} |')
+            lines.append(f'| {run} | {rate["network"]:.0f} | {rate["decoding"]:.0f} | {rate["predict"]:.0f} '
+                         f'| {rate["ratio"]:.2f} |')
             print(lines[-1], flush=True)
-    lines += ['\nMemory of the process (anonymous pages) after single calls, each with a photo of another size:\n', '| calls | MB |', '| --- ' * 2 + '|']
+    lines += ['\nMemory of the process (anonymous pages) after single calls, each with a photo of another size:\n',
+              '| calls | MB |', '| --- ' * 2 + '|']
     lines += [f'| {n:,} | {megabytes:.0f} |' for n, megabytes in single_calls(classifier, arguments.calls)]
     page = '\n'.join(lines) + '\n'
     (RESULTS / 'predict_folder.md').write_text(page)

@@ -1,8 +1,10 @@
-"""The tutorial's schedule on real photos: accuracy after each stage, with batch normalization in training mode, and frozen with and without early stopping.
+"""The tutorial's schedule on real photos: accuracy after each stage, for each way to fine-tune.
+
+Batch normalization in training mode, and frozen with and without early stopping.
 
     python benchmarks/real_photos.py            # about 10 minutes a row; goes on where it stopped
 
-Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
+Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME); missing ones are downloaded.
 """
 import argparse
 import time
@@ -44,31 +46,48 @@ def run(seed: int, mode: str, epochs: int) -> dict:
     return {
         'photos': {split: sum(classes.values()) for split, classes in data.counts.items()},
         'head_validation': first['val_accuracy'][-1], 'head_test': head_test[1], 'head_seconds': round(head_seconds, 1),
-        'epochs_done': len(second['loss']), 'tuned_validation': tuned_validation[1], 'tuned_validation_loss': tuned_validation[0],
+        'epochs_done': len(second['loss']),
+        'tuned_validation': tuned_validation[1], 'tuned_validation_loss': tuned_validation[0],
         'tuned_test': tuned_test[1], 'tuned_test_loss': tuned_test[0], 'tuning_seconds': round(tuning_seconds, 1),
         'peak_gigabytes': round(peak.gigabytes, 2),
     }
 
 
-COLUMNS = {'seed': 'seed', 'mode': 'batch norm', 'epochs_done': 'epochs of fine-tuning', 'head_validation': 'validation, features', 'head_test': 'test, features',
-           'tuned_validation': 'validation, fine-tuned', 'tuned_test': 'test, fine-tuned', 'tuned_test_loss': 'test loss',
+COLUMNS = {'seed': 'seed', 'mode': 'batch norm', 'epochs_done': 'epochs of fine-tuning',
+           'head_validation': 'validation, features', 'head_test': 'test, features',
+           'tuned_validation': 'validation, fine-tuned', 'tuned_test': 'test, fine-tuned',
+           'tuned_test_loss': 'test loss',
            'head_seconds': 'features (s)', 'tuning_seconds': 'fine-tuning (s)', 'peak_gigabytes': 'peak memory (GB)'}
+
+
+def cell(row: dict, key: str) -> str:
+    """What stands in a column of the table."""
+    value = row[key]
+    if key == 'epochs_done':
+        return f'{value:g}'
+    if 'seconds' in key:
+        return f'{value:.0f}' if row.get('alone') else ''
+    if 'giga' in key:
+        return f'{value:.2f}'
+    return f'{value:.4f}' if isinstance(value, float) else str(value)
 
 
 def table(rows: list[dict], epochs: int) -> str:
     """The rows, and the means of each mode, as a page of Markdown."""
     photos = ' / '.join(f'{n:,}' for n in rows[0]['photos'].values())
-    lines = [f'# The tutorial\'s schedule on real photos\n\n{conditions(rows=rows)}.\n\ncats_vs_dogs, {photos} photos (training / validation / test), '
-             f'{BASE} at 160 pixels, {epochs} and {epochs} epochs. Stopped early: after two epochs in which the validation loss did not fall, and with the weights that had the lowest. Seconds are given for runs that had the machine to themselves.\n',
+    lines = [f'# The tutorial\'s schedule on real photos\n\n{conditions(rows=rows)}.\n\n'
+             f'cats_vs_dogs, {photos} photos (training / validation / test), '
+             f'{BASE} at 160 pixels, {epochs} and {epochs} epochs. '
+             'Stopped early: after two epochs in which the validation loss did not fall, and with the weights '
+             'that had the lowest. Seconds are given for runs that had the machine to themselves.\n',
              '| ' + ' | '.join(COLUMNS.values()) + ' |', '| --- ' * len(COLUMNS) + '|']
     for mode in [mode for mode in MODES if any(row['mode'] == mode for row in rows)]:
         group = [row for row in rows if row['mode'] == mode]
-        mean = {'seed': 'mean', 'mode': mode} | {key: float(np.mean([row[key] for row in group])) for key in list(COLUMNS)[2:]}
+        means = {key: float(np.mean([row[key] for row in group])) for key in list(COLUMNS)[2:]}
+        mean = {'seed': 'mean', 'mode': mode} | means
         mean['epochs_done'] = round(mean['epochs_done'], 1)
         for row in [*group, mean] if len(group) > 1 else group:
-            cells = [f'{v:g}' if k == 'epochs_done' else '' if 'seconds' in k and not row.get('alone') else f'{v:.0f}' if 'seconds' in k else f'{v:.2f}' if 'giga' in k else f'{v:.4f}' if isinstance(v, float) else str(v)
-                     for k, v in ((key, row[key]) for key in COLUMNS)]
-            lines.append('| ' + ' | '.join(cells) + ' |')
+            lines.append('| ' + ' | '.join(cell(row, key) for key in COLUMNS) + ' |')
     return '\n'.join(lines) + '\n'
 
 
@@ -76,13 +95,15 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--epochs', type=int, default=10, help='epochs of each stage')
-    parser.add_argument('--not-alone', action='store_true', help='other work runs on this machine: leave the seconds out')
+    parser.add_argument('--not-alone', action='store_true',
+                        help='other work runs on this machine: leave the seconds out')
     parser.add_argument('--modes', nargs='+', default=list(MODES), choices=MODES)
     arguments = parser.parse_args()
     rows = Rows(RESULTS / 'real_photos.jsonl')
     for seed in arguments.seeds:
         for mode in arguments.modes:
-            rows.get({'seed': seed, 'mode': mode, 'epochs': arguments.epochs}, lambda: run(seed, mode, arguments.epochs) | {'alone': not arguments.not_alone})
+            rows.get({'seed': seed, 'mode': mode, 'epochs': arguments.epochs},
+                     lambda: run(seed, mode, arguments.epochs) | {'alone': not arguments.not_alone})
             page = table(rows.rows, arguments.epochs)
             (RESULTS / 'real_photos.md').write_text(page)
     print(page)

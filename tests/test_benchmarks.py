@@ -17,9 +17,12 @@ def benchmark(monkeypatch):
 
 
 def made_up(run, seed, head, tuning, **facts):
-    ends = [head / 10 + 30, *(head * i / 10 for i in range(2, 11)), *(head + tuning * i / 10 for i in range(1, 11))]  # the second epoch is 30 s shorter
-    return {'run': run, 'seed': seed, 'alone': True, 'stages': {'data': 1.0, 'feature_extraction': head - 1, 'fine_tuning': tuning, 'test': 99.0},
-            'validation': 0.98, 'test': 0.97, 'validation_features': 0.97, 'peak_gigabytes': 1.0, 'n': 9000, 'epochs': 10,
+    # the second epoch is 30 s shorter
+    ends = [head / 10 + 30, *(head * i / 10 for i in range(2, 11)), *(head + tuning * i / 10 for i in range(1, 11))]
+    return {'run': run, 'seed': seed, 'alone': True,
+            'stages': {'data': 1.0, 'feature_extraction': head - 1, 'fine_tuning': tuning, 'test': 99.0},
+            'validation': 0.98, 'test': 0.97, 'validation_features': 0.97,
+            'peak_gigabytes': 1.0, 'n': 9000, 'epochs': 10,
             'history': [{'epoch': i + 1, 'seconds': end, 'val_accuracy': 0.9} for i, end in enumerate(ends)],
             'date': '2026-01-01', 'processor': 'Some CPU'} | facts
 
@@ -55,7 +58,8 @@ def test_ratios_of_times_are_marked_when_other_work_ran(benchmark):
 def test_ratios_are_of_runs_on_one_kind_of_machine(benchmark):
     compare = benchmark('compare')
     rows = [made_up('as written', 0, 400, 600), made_up('tutorial, plain', 0, 40, 160, processor='Another CPU')]
-    assert any('feature extraction, plain | at least 10 | not run' in line for line in compare.ratio_table(rows, compare.Size()))
+    table = compare.ratio_table(rows, compare.Size())
+    assert any('feature extraction, plain | at least 10 | not run' in line for line in table)
 
 
 def test_a_page_says_when_and_where_its_rows_were_measured(benchmark, tmp_path):
@@ -70,7 +74,8 @@ def test_a_page_says_when_and_where_its_rows_were_measured(benchmark, tmp_path):
 
 def test_processor_is_named_with_what_it_can(benchmark, tmp_path):
     measuring = benchmark('measuring')
-    (tmp_path / 'cpuinfo').write_text('processor : 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx avx2 avx512f amx_tile\n\n' * 2)
+    core = 'processor : 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx avx2 avx512f amx_tile\n\n'
+    (tmp_path / 'cpuinfo').write_text(core * 2)
     assert measuring.processor(tmp_path / 'cpuinfo') == 'Some CPU @ 2 GHz, avx2, avx512f, amx_tile'
     assert measuring.processor(tmp_path / 'nothing')
 
@@ -78,7 +83,8 @@ def test_processor_is_named_with_what_it_can(benchmark, tmp_path):
 def test_peak_memory_of_another_process_and_its_children(benchmark):
     measuring = benchmark('measuring')
     child = 'import time; held = bytearray(300_000_000); time.sleep(1)'
-    process = subprocess.Popen([sys.executable, '-c', f'import subprocess, sys; subprocess.run([sys.executable, "-c", {child!r}])'])
+    parent = f'import subprocess, sys; subprocess.run([sys.executable, "-c", {child!r}])'
+    process = subprocess.Popen([sys.executable, '-c', parent])
     with measuring.PeakMemory(process.pid) as peak:
         process.wait()
     assert 0.3 <= peak.gigabytes < 0.5

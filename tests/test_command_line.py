@@ -1,4 +1,4 @@
-"""Every wrong input gives one line that says what to do, exit code 2, and leaves nothing behind; the rest does what it says."""
+"""Every wrong input gives one line that says what to do, exit code 2, and leaves nothing behind."""
 import json
 import os
 import shutil
@@ -90,7 +90,11 @@ def test_negative_epochs(refused, option):
     assert '-1 epochs' in refused(option, -1)
 
 
-@pytest.mark.parametrize('options, said', [(('--seed', -1), 'a seed of -1'), (('--seed', 2**32), 'from 0 to 4294967295'), (('--dropout', 1), 'from 0 to below 1')])
+@pytest.mark.parametrize('options, said', [
+    (('--seed', -1), 'a seed of -1'),
+    (('--seed', 2**32), 'from 0 to 4294967295'),
+    (('--dropout', 1), 'from 0 to below 1'),
+])
 def test_a_number_that_makes_no_sense(refused, options, said):
     assert said in refused(*options)
 
@@ -128,11 +132,16 @@ def test_out_in_use(shell, tmp_path):
 
 
 def test_no_network(tmp_path):
-    """Without a network (here: a proxy that refuses) the answer comes within seconds, before TFDS tries again and again."""
-    environment = os.environ | {'https_proxy': 'http://127.0.0.1:9', 'TFDS_DATA_DIR': str(tmp_path / 'tfds'), 'KERAS_HOME': str(tmp_path / 'keras')}
+    """Without a network (here: a proxy that refuses) the answer comes within seconds: TFDS does not try again."""
+    environment = os.environ | {
+        'https_proxy': 'http://127.0.0.1:9',
+        'TFDS_DATA_DIR': str(tmp_path / 'tfds'),
+        'KERAS_HOME': str(tmp_path / 'keras'),
+    }
     environment.pop('TRANSFER_CVD_OFFLINE')
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, '-c', TWICE, tmp_path / 'out'], env=environment, capture_output=True, text=True)
+    command = [sys.executable, '-c', TWICE, tmp_path / 'out']
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == '[2, 2]'
     assert done.stderr.count('\n') == 2 and all('--offline' in line for line in done.stderr.splitlines())
     assert time.perf_counter() - started < 60
@@ -161,7 +170,8 @@ def test_broken_photos_are_skipped(own_run):
 def test_predict_answers_what_it_can(shell, pets, finished_run, tmp_path):
     (tmp_path / 'text.jpg').write_text('this is no picture')
     photo = pets / 'cat/000.jpg'
-    code, lines, errors = shell('predict', finished_run / 'model.keras', photo, tmp_path / 'text.jpg', pets / 'dog/001.jpg')
+    photos = photo, tmp_path / 'text.jpg', pets / 'dog/001.jpg'
+    code, lines, errors = shell('predict', finished_run / 'model.keras', *photos)
     assert code == 1
     assert len(lines) == 2 and lines[0].startswith(f'{photo}: ')
     assert len(errors) == 1 and 'text.jpg' in errors[0]
@@ -184,7 +194,8 @@ def test_predict_json_is_one_object_a_line_and_nothing_else(shell, pets, small_m
     assert [set(answer) for answer in answers if 'error' in answer] == [{'path', 'error'}]
     for answer in answers[:-1]:
         assert set(answer['probabilities']) == {'cat', 'dog'}
-        assert answer['probability'] == answer['probabilities'][answer['class']] == max(answer['probabilities'].values())
+        probabilities = answer['probabilities']
+        assert answer['probability'] == probabilities[answer['class']] == max(probabilities.values())
 
 
 def test_predict_names_the_classes_in_order(shell, pets, small_model):

@@ -1,4 +1,4 @@
-"""Data sets of the catalogue that are grey, unsuitable or cannot be made, names that are also folders, and photos that vanish."""
+"""Data sets of the catalogue that are grey, unsuitable or cannot be made; names that are also folders; lost photos."""
 import os
 import shutil
 import tempfile
@@ -26,8 +26,12 @@ class GreyDigits(tfds.core.GeneratorBasedBuilder):
     SHAPE, SPLIT = (28, 28, 1), 'train'
 
     def _info(self):
-        features = tfds.features.FeaturesDict({'image': tfds.features.Image(shape=self.SHAPE), 'label': tfds.features.ClassLabel(num_classes=2)})
-        return tfds.core.DatasetInfo(builder=self, description='Shades.', features=features, supervised_keys=('image', 'label'))
+        features = tfds.features.FeaturesDict({
+            'image': tfds.features.Image(shape=self.SHAPE),
+            'label': tfds.features.ClassLabel(num_classes=2),
+        })
+        return tfds.core.DatasetInfo(
+            builder=self, description='Shades.', features=features, supervised_keys=('image', 'label'))
 
     def _split_generators(self, dl_manager):
         return {self.SPLIT: self._generate_examples()}
@@ -88,8 +92,9 @@ def test_grey_photos_have_three_channels(catalogue):
     data = load_data('grey_digits', image_size=32, batch_size=16)
     image_spec, _ = data.raw_train.element_spec
     assert (image_spec.shape.as_list(), image_spec.dtype) == ([28, 28, 3], tf.uint8)
-    assert [len(split) for split in (data.raw_train, data.raw_validation, data.raw_test)] == [16, 2, 2]
-    for images in (image for split in (data.raw_train, data.raw_validation, data.raw_test) for image, _ in split.as_numpy_iterator()):
+    splits = data.raw_train, data.raw_validation, data.raw_test
+    assert [len(split) for split in splits] == [16, 2, 2]
+    for images in (image for split in splits for image, _ in split.as_numpy_iterator()):
         assert images.dtype == np.uint8 and (images == images[0, 0, 0]).all()
     images, labels = next(iter(data.train))
     assert images.shape == (16, 32, 32, 3) and set(labels.numpy()) == {0, 1}
@@ -108,7 +113,8 @@ def test_a_data_set_without_the_split_train(catalogue):
 
 def test_files_to_be_fetched_by_hand(catalogue):
     message = refused(prepare, 'fetched_by_hand')
-    assert f'Manual directory {catalogue}/downloads/manual does not exist or is empty' in message and 'see to that' in message
+    assert f'Manual directory {catalogue}/downloads/manual does not exist or is empty' in message
+    assert 'see to that' in message
 
 
 def test_a_package_that_is_missing(catalogue):
@@ -146,7 +152,11 @@ def test_a_download_that_breaks(path, reason, catalogue, monkeypatch):
     assert not list(catalogue.glob('fetched/*'))
 
 
-@pytest.mark.parametrize('name, known', (('drawn_pets/furthr', 'drawn_pets/further'), ('grey_digits/photos', 'grey_digits'), ('grey_digits/', 'grey_digits')))
+@pytest.mark.parametrize('name, known', [
+    ('drawn_pets/furthr', 'drawn_pets/further'),
+    ('grey_digits/photos', 'grey_digits'),
+    ('grey_digits/', 'grey_digits'),
+])
 def test_a_configuration_that_there_is_not(name, known, catalogue):
     said, _, hint = refused(prepare, name).partition(': ')
     assert said == f"there is no data set named '{name}'" and known in hint.rstrip('?').split()
@@ -163,13 +173,17 @@ def here(monkeypatch, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize('path', ('./grey_digits', 'grey_digits/', 'grey_digits/photos', 'grey_digits/list.csv', 'grey_digits/none/', 'grey_digits/none.csv',
-                                  './drawn_pets/further', 'no/such/folder', '~/photos', Path('grey_digits'), Path('cats_vs_dogs')))
+@pytest.mark.parametrize('path', (
+    './grey_digits', 'grey_digits/', 'grey_digits/photos', 'grey_digits/list.csv', 'grey_digits/none/',
+    'grey_digits/none.csv', './drawn_pets/further', 'no/such/folder', '~/photos', Path('grey_digits'),
+    Path('cats_vs_dogs'),
+))
 def test_what_is_a_path(path, here):
     assert is_path(path)
 
 
-@pytest.mark.parametrize('name', ('cats_vs_dogs', 'fetched', 'drawn_pets/default', 'grey_digits/none', 'cat_vs_dogs', ''))
+@pytest.mark.parametrize(
+    'name', ('cats_vs_dogs', 'fetched', 'drawn_pets/default', 'grey_digits/none', 'cat_vs_dogs', ''))
 def test_what_is_a_name(name, here):
     assert not is_path(name)
 
@@ -194,8 +208,12 @@ def goes_through(data):
     """Ways to go through the photos for validation, and those for training."""
     network = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)])
     network.compile('sgd', 'binary_crossentropy')
-    return (lambda: list(data.validation), lambda: list(data.raw_validation.as_numpy_iterator()), lambda: network.predict(data.validation, verbose=0),
-            lambda: network.fit(data.validation, verbose=0))
+    return (
+        lambda: list(data.validation),
+        lambda: list(data.raw_validation.as_numpy_iterator()),
+        lambda: network.predict(data.validation, verbose=0),
+        lambda: network.fit(data.validation, verbose=0),
+    )
 
 
 def assert_reported(call, message):
@@ -221,7 +239,8 @@ def test_a_photo_with_an_odd_name(pets, tmp_path):
     data = load_data(folder, image_size=32)
     (folder / 'cat' / name).write_text('no picture')
     everything, _ = data.series_of('train')
-    assert_reported(lambda: list(everything.raw), lost(rf'{folder}/cat/kätzchen: 1\n\xff.jpg', 'it is no picture of a known format'))
+    expected = lost(rf'{folder}/cat/kätzchen: 1\n\xff.jpg', 'it is no picture of a known format')
+    assert_reported(lambda: list(everything.raw), expected)
 
 
 def test_a_photo_that_may_not_be_read_any_more(nobody):
@@ -236,8 +255,15 @@ def test_a_photo_that_may_not_be_read_any_more(nobody):
         assert_reported(lambda: list(everything.raw), lost(path, 'permission denied'))
 
 
-@pytest.mark.parametrize('error', (tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating'), tf.errors.InvalidArgumentError(None, None, 'ValueError: no'),
-                                   OSError('disk'), KeyError('key')), ids=lambda error: type(error).__name__)
+OTHER_ERRORS = (
+    tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating'),
+    tf.errors.InvalidArgumentError(None, None, 'ValueError: no'),
+    OSError('disk'),
+    KeyError('key'),
+)
+
+
+@pytest.mark.parametrize('error', OTHER_ERRORS, ids=lambda error: type(error).__name__)
 def test_other_errors_pass_as_they_are(error):
     with pytest.raises(type(error)) as raised, reporting_lost_photos():
         raise error

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: the weight file is read without running anything in it, and the network is the one it is meant to be."""
+"""EfficientNet-Lite0: its weight file is read without running what is in it; the network is the published one."""
 import hashlib
 import io
 import math
@@ -61,7 +61,8 @@ def network():
 def test_a_command_in_the_file_is_not_run(path, tmp_path, protocol, place):
     trace = tmp_path / 'trace'
     attack = pickle.dumps(Call(os.system, f'echo ran > {trace}'), protocol)
-    header = b''.join(pickle.dumps(part, 2) for part in (torch_weights.MAGIC, torch_weights.VERSION, {'little_endian': True}))
+    parts = torch_weights.MAGIC, torch_weights.VERSION, {'little_endian': True}
+    header = b''.join(pickle.dumps(part, 2) for part in parts)
     data = attack if place == 'first' else header + attack
     path.write_bytes(data)
     assert 'SHA-256' in refused(path)
@@ -71,11 +72,15 @@ def test_a_command_in_the_file_is_not_run(path, tmp_path, protocol, place):
     assert trace.exists(), 'the attack itself must work, or this test shows nothing'
 
 
-@pytest.mark.parametrize('name', ['builtins.eval', 'builtins.getattr', 'torch.load', 'torch._utils._rebuild_tensor_v2.__globals__',
-                                  'collections.OrderedDict.fromkeys', 'numpy.ndarray', 'torch.DoubleStorage'])
+@pytest.mark.parametrize('name', [
+    'builtins.eval', 'builtins.getattr', 'torch.load', 'torch._utils._rebuild_tensor_v2.__globals__',
+    'collections.OrderedDict.fromkeys', 'numpy.ndarray', 'torch.DoubleStorage',
+])
 def test_only_four_names_are_admitted(path, name):
     module, _, attribute = name.rpartition('.')
-    for program in f'c{module}\n{attribute}\n.', f'\x80\x04\x8c{chr(len(module))}{module}\x8c{chr(len(attribute))}{attribute}\x93.':
+    by_line = f'c{module}\n{attribute}\n.'
+    from_stack = f'\x80\x04\x8c{chr(len(module))}{module}\x8c{chr(len(attribute))}{attribute}\x93.'
+    for program in by_line, from_stack:
         assert f'it asks for {name}, which' in refused_despite_checksum(path, program.encode('latin-1'))
 
 
@@ -120,7 +125,8 @@ def rebuild(storage, offset, shape, strides):
 
 
 def with_torch_names(data: bytes) -> bytes:
-    return data.replace(b'transfer_cvd.networks._torch_weights\nrebuild_tensor\n', b'torch._utils\n_rebuild_tensor_v2\n')
+    ours = b'transfer_cvd.networks._torch_weights\nrebuild_tensor\n'
+    return data.replace(ours, b'torch._utils\n_rebuild_tensor_v2\n')
 
 
 def test_the_old_format_is_understood():
@@ -215,17 +221,17 @@ def convolve(x, weight, stride, depthwise=False):
     for i in range(kernel):
         for j in range(kernel):
             part = x[:, i : i + size * stride : stride, j : j + size * stride : stride][:, :size, :size]
-            total = total + (part * weight[:, :, i, j, None] if depthwise else np.tensordot(weight[:, :, i, j], part, 1))
+            taps = weight[:, :, i, j]
+            total = total + (part * taps[..., None] if depthwise else np.tensordot(taps, part, 1))
     return total
 
 
 def plain_numpy(x, tensors):
-    """Class probabilities of one picture (3, H, W), computed from PyTorch's tensors in double precision without Keras."""
+    """Return the class probabilities of one picture (3, H, W), in double precision, from PyTorch's tensors."""
 
     def norm(x, name):
-        gamma, beta, mean, variance = (
-            tensors[f'{name}.{part}'].astype(float)[:, None, None] for part in ('weight', 'bias', 'running_mean', 'running_var')
-        )
+        parts = 'weight', 'bias', 'running_mean', 'running_var'
+        gamma, beta, mean, variance = (tensors[f'{name}.{part}'].astype(float)[:, None, None] for part in parts)
         return (x - mean) / np.sqrt(variance + 0.001) * gamma + beta
 
     def relu6(x):
@@ -250,4 +256,5 @@ def plain_numpy(x, tensors):
 def test_it_computes_what_the_original_computes(tensors, network):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).repeat(8, axis=0).repeat(8, axis=1)
     ours = network((pixels[np.newaxis] / 127.5 - 1).astype(np.float32)).numpy()[0]
-    np.testing.assert_allclose(ours, plain_numpy((pixels.transpose(2, 0, 1) - 127) / 128, tensors), rtol=1e-3, atol=1e-7)
+    expected = plain_numpy((pixels.transpose(2, 0, 1) - 127) / 128, tensors)
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-7)

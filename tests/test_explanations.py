@@ -6,7 +6,9 @@ import tensorflow as tf
 
 from transfer_cvd.base_model import base_model
 from transfer_cvd.datasets.drawn_pets.localization import boxes, pet_in_corner, share_inside
-from transfer_cvd.evaluation.explanations import draw_explanation, draw_explanations, enlarged, explain_photos, grad_cam, overlay
+from transfer_cvd.evaluation.explanations import (
+    draw_explanation, draw_explanations, enlarged, explain_photos, grad_cam, overlay
+)
 from transfer_cvd.feature_extraction import add_head
 from transfer_cvd.fine_tuning import unfreeze_from
 
@@ -14,7 +16,8 @@ from transfer_cvd.fine_tuning import unfreeze_from
 @pytest.fixture(scope='module')
 def red_or_green():
     """A network that sees red and green in places of 8 x 8 pixels: red speaks for class 1, green for class 0."""
-    base = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Rescaling(0.5, 0.5), keras.layers.AveragePooling2D(8)])
+    pooling = keras.layers.AveragePooling2D(8)
+    base = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Rescaling(0.5, 0.5), pooling])
     network = add_head(base, 2)
     network.head.set_weights([np.array([[1.0], [-1.0], [0.0]]), np.array([0.0])])
     return network
@@ -84,7 +87,9 @@ def test_a_base_runs_as_a_graph_which_keeps_nothing_it_needs_no_more():
 
 
 @pytest.mark.parametrize('name, boundary', [
-    ('mobilenet_v2', 'block_11_expand_BN'), ('convnext_tiny', 'convnext_tiny_stage_2_block_6_depthwise_conv'), ('resnet50', 'conv4_block4_1_conv'),
+    ('mobilenet_v2', 'block_11_expand_BN'),
+    ('convnext_tiny', 'convnext_tiny_stage_2_block_6_depthwise_conv'),
+    ('resnet50', 'conv4_block4_1_conv'),
 ])
 def test_every_kind_of_base_can_be_enlarged(name, boundary):
     network = add_head(base_model(name, 64, weights=None), 3)
@@ -102,7 +107,8 @@ def test_the_animal_is_in_a_corner():
     masks = np.stack([mask for _, mask in pets])
     assert 0.06 < masks.mean() < 0.2 and boxes(masks).mean(axis=(1, 2)).max() <= 0.25
     for lines in (masks.any(axis=2), masks.any(axis=1)):  # each is near one of two opposite edges
-        assert (lines[:, :28].any(axis=1) != lines[:, -28:].any(axis=1)).mean() > 0.8 and (lines[:, :28] | lines[:, -28:]).any(axis=1).all()
+        near_start, near_end = lines[:, :28].any(axis=1), lines[:, -28:].any(axis=1)
+        assert (near_start != near_end).mean() > 0.8 and (near_start | near_end).all()
     again, _ = pet_in_corner('cat', np.random.default_rng(0), 160)
     np.testing.assert_array_equal(again, pets[0][0])
 
@@ -116,6 +122,8 @@ def test_shares_of_what_is_known():
 
 def test_pictures_of_any_title_and_size():
     photo, heat = np.full((7, 300, 3), 200, np.uint8), np.tile(np.linspace(0, 1, 300), (7, 1))
-    for figure in (draw_explanation(photo, heat, r'$\frac{$ <b>, 0.9'), draw_explanations([photo] * 5, [heat] * 5, ['$x^2$ 猫'] * 5, columns=2)):
+    alone = draw_explanation(photo, heat, r'$\frac{$ <b>, 0.9')
+    together = draw_explanations([photo] * 5, [heat] * 5, ['$x^2$ 猫'] * 5, columns=2)
+    for figure in (alone, together):
         figure.canvas.draw()
     np.testing.assert_array_equal(overlay(photo, 0 * heat), photo)

@@ -1,4 +1,4 @@
-"""Exports answer like the original, run without TensorFlow where they can, and what is no export is refused in one line."""
+"""Exports answer like the original and run without TensorFlow where they can; another file is refused in one line."""
 import json
 import os
 import re
@@ -17,7 +17,8 @@ RUN_ALONE = '''
 import sys
 from transfer_cvd.inference.exports import open_classifier
 answers = open_classifier(sys.argv[1]).predict(sys.argv[2])
-loaded = sorted({name.split('.')[0] for name in sys.modules} & {'tensorflow', 'keras', 'sklearn', 'scipy', 'matplotlib'})
+packages = {name.split('.')[0] for name in sys.modules}
+loaded = sorted(packages & {'tensorflow', 'keras', 'sklearn', 'scipy', 'matplotlib'})
 print(len(answers), [answer.class_name for answer in answers if answer.class_name not in ('cat', 'dog')], loaded)
 '''
 
@@ -34,7 +35,10 @@ def written(small_classifier, pets, tmp_path_factory):
     """The folder with an export in each format, and what was said of each."""
     folder = tmp_path_factory.mktemp('exports')
     data = {'onnx': None, 'openvino': pets / 'cat'}
-    return folder, {format: export_classifier(small_classifier, format, folder / format, data.get(format, pets)) for format in FORMATS}
+    made = {}
+    for format in FORMATS:
+        made[format] = export_classifier(small_classifier, format, folder / format, data.get(format, pets))
+    return folder, made
 
 
 def probabilities(answer):
@@ -43,11 +47,15 @@ def probabilities(answer):
 
 def test_what_is_written_and_said(written):
     folder, made = written
-    assert sorted(os.listdir(folder)) == ['litert.tflite', 'litert_float16.tflite', 'litert_int8.tflite', 'onnx.onnx', 'openvino.bin', 'openvino.xml', 'saved_model']
+    assert sorted(os.listdir(folder)) == [
+        'litert.tflite', 'litert_float16.tflite', 'litert_int8.tflite', 'onnx.onnx',
+        'openvino.bin', 'openvino.xml', 'saved_model',
+    ]
     assert {export.n for export in made.values()} == {60, 30, 100}
     assert made['onnx'].source == 'drawn pictures' and made['openvino'].source.endswith('pets/cat')
     assert (made['openvino'].accuracy, made['onnx'].accuracy) == (None, made['onnx'].original_accuracy)
-    assert made['saved_model'].n == 60 and made['litert_int8'].n == 30 and made['saved_model'].accuracy == made['saved_model'].original_accuracy
+    assert made['saved_model'].n == 60 and made['litert_int8'].n == 30
+    assert made['saved_model'].accuracy == made['saved_model'].original_accuracy
     assert made['openvino'].bytes == sum((folder / f'openvino.{kind}').stat().st_size for kind in ('xml', 'bin'))
     for export in made.values():
         assert export.difference <= {'litert_int8': 0.1, 'litert_float16': 1e-2}.get(export.format, 1e-5)
@@ -66,7 +74,8 @@ def test_each_is_used_like_the_original(written, small_classifier, pets):
 
 @pytest.mark.parametrize('format', ['litert', 'onnx', 'openvino'])
 def test_no_tensorflow_is_loaded_to_predict(written, pets, format):
-    done = subprocess.run([sys.executable, '-c', RUN_ALONE, written[1][format].path, pets], capture_output=True, text=True)
+    program = [sys.executable, '-c', RUN_ALONE, written[1][format].path, pets]
+    done = subprocess.run(program, capture_output=True, text=True)
     assert done.stdout == '60 [] []\n', done.stderr
     command = [sys.executable, '-c', COMMAND, 'predict', written[1][format].path, pets / 'cat/000.jpg']
     answer, loaded = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
@@ -88,7 +97,8 @@ def test_the_saved_model_takes_photos_of_any_size(written, small_classifier):
     loaded = tf.saved_model.load(written[1]['saved_model'].path)
     for size in ((50, 90), (64, 64), (200, 31)):
         photo = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-        assert np.abs(loaded.serve(photo[None]).numpy()[0] - probabilities(small_classifier.predict(photo))).max() <= 1e-5
+        answer = loaded.serve(photo[None]).numpy()[0]
+        assert np.abs(answer - probabilities(small_classifier.predict(photo))).max() <= 1e-5
 
 
 def test_what_is_no_export(written, tmp_path):
@@ -118,11 +128,20 @@ def test_nothing_is_left_of_an_export_that_differs(small_classifier, pets, tmp_p
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [('pets.tflite', 'an older one')]
 
 
-@pytest.mark.parametrize('package, format', [('ai_edge_litert', 'litert'), ('tf2onnx', 'onnx'), ('openvino', 'openvino')])
+@pytest.mark.parametrize('package, format', [
+    ('ai_edge_litert', 'litert'),
+    ('tf2onnx', 'onnx'),
+    ('openvino', 'openvino'),
+])
 def test_a_missing_package_is_named_with_its_extra(small_classifier, written, tmp_path, monkeypatch, package, format):
     find = exports.importlib.util.find_spec
-    monkeypatch.setattr(exports.importlib.util, 'find_spec', lambda name: None if name in (package, 'onnxruntime') else find(name))
-    for use in (lambda: export_classifier(small_classifier, format, tmp_path / 'pets'), lambda: load_exported(written[1][format].path)):
+    missing = package, 'onnxruntime'
+    monkeypatch.setattr(exports.importlib.util, 'find_spec', lambda name: None if name in missing else find(name))
+    uses = (
+        lambda: export_classifier(small_classifier, format, tmp_path / 'pets'),
+        lambda: load_exported(written[1][format].path),
+    )
+    for use in uses:
         with pytest.raises(InputError, match=r"needs the package \w+: pip install 'transfer_cvd\[export\]'"):
             use()
     assert os.listdir(tmp_path) == []

@@ -48,14 +48,15 @@ def wheel(tmp_path_factory):
     tree = tmp_path_factory.mktemp('tree')
     for name in PARTS:
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tree / name)
-    command = [sys.executable, '-m', 'build', '--no-isolation', '--skip-dependency-check', '--outdir', tree / 'dist', tree]
+    options = ['--no-isolation', '--skip-dependency-check', '--outdir', tree / 'dist']
+    command = [sys.executable, '-m', 'build', *options, tree]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return next((tree / 'dist').glob('*.whl'))
 
 
 @pytest.fixture(scope='module')
 def empty_environment(wheel, tmp_path_factory):
-    """A new environment with the requirements of the wheel, linked from this one rather than downloaded, and the wheel."""
+    """A new environment with the wheel and its requirements, which are linked from this one, not downloaded."""
     folder = tmp_path_factory.mktemp('environment')
     venv.create(folder, symlinks=True, with_pip=False)
     packages = Path(sysconfig.get_path('purelib', 'venv', vars={'base': str(folder)}))
@@ -63,7 +64,8 @@ def empty_environment(wheel, tmp_path_factory):
         for top in {file.parts[0] for file in distribution.files} - {'..', '__pycache__'}:
             if not (packages / top).exists():
                 (packages / top).symlink_to(distribution.locate_file(top))
-    command = [sys.executable, '-m', 'pip', '--python', folder / 'bin/python', 'install', '--quiet', '--no-index', wheel]
+    pip = [sys.executable, '-m', 'pip', '--python', folder / 'bin/python']
+    command = [*pip, 'install', '--quiet', '--no-index', wheel]
     subprocess.run(command, check=True)
     return folder / 'bin'
 
@@ -123,7 +125,8 @@ def test_every_module_can_be_imported_there(empty_environment):
 
 
 def test_make_pins_all_it_installs():
-    pinned = {canonicalize_name(line.split('==')[0]) for line in (ROOT / 'constraints.txt').read_text().splitlines() if '==' in line}
+    lines = (ROOT / 'constraints.txt').read_text().splitlines()
+    pinned = {canonicalize_name(line.split('==')[0]) for line in lines if '==' in line}
     requirements = [line for kind in ('', 'offline_', 'dev_') for line in settings()[f'{kind}requirements'].split()]
     installed = {canonicalize_name(distribution.name) for distribution in with_all_it_needs(requirements)}
     assert installed | {'pip', 'setuptools'} <= pinned, installed - pinned

@@ -1,4 +1,4 @@
-"""Where activations find no room, all photos go through the whole network: the same training, and the report says which it was."""
+"""Where activations find no room, all photos go through the whole network: the training is the same and reported."""
 import keras
 import numpy as np
 import pytest

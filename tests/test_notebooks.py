@@ -1,4 +1,4 @@
-"""The notebooks are the source: exporting, cleaning and making README.md again changes nothing, and what was saved may be published."""
+"""The notebooks are the source: exporting and cleaning change nothing, and what was saved may be published."""
 import base64
 import copy
 import os
@@ -27,8 +27,9 @@ def contents(folder):
 
 def nbdev(command, tree):
     """Run a command of nbdev on the project in `tree`."""
-    environment = {name: value for name, value in os.environ.items() if name != 'IN_TEST'}  # with it, nbdev exports nothing
-    environment['PYTHONWARNINGS'] = 'error::UserWarning'  # nbdev_clean only warns of what it could not clean
+    # With IN_TEST set, nbdev exports nothing; and nbdev_clean only warns of what it could not clean.
+    environment = {name: value for name, value in os.environ.items() if name != 'IN_TEST'}
+    environment['PYTHONWARNINGS'] = 'error::UserWarning'
     subprocess.run([Path(sys.executable).with_name(command)], cwd=tree, env=environment, check=True)
 
 
@@ -68,11 +69,12 @@ def test_saved_outputs_and_style(path):
 
 
 def notebook(*cells):
-    """A notebook with a line of prose before each cell, which was saved with that code; a cell is (source, outputs, tags)."""
+    """A notebook of cells (source, outputs, tags), each saved with that code and below a line of prose."""
     nb = nbformat.v4.new_notebook()
     for source, outputs, *tags in cells:
-        nb.cells += [nbformat.v4.new_markdown_cell('why'),
-                     nbformat.v4.new_code_cell(source, outputs=copy.deepcopy(outputs), metadata={'tags': list(tags)} if tags else {})]
+        metadata = {'tags': list(tags)} if tags else {}
+        code = nbformat.v4.new_code_cell(source, outputs=copy.deepcopy(outputs), metadata=metadata)
+        nb.cells += [nbformat.v4.new_markdown_cell('why'), code]
     nb.metadata[notebooks.KEY] = {'code_hash': notebooks.code_hash(nb), 'mode': 'offline'}
     return nb
 
@@ -92,7 +94,8 @@ PICTURES = {
     'gif': shown(image_gif=PHOTO, text_plain='<Image>'),
     'svg': shown(**{'image/svg+xml': f'<svg><image href="data:image/png;base64,{PHOTO}"/></svg>'}),
     'pdf': shown(application_pdf=PHOTO),
-    'html': shown(text_html=f'<table><tr><td><img src="data:image/png;base64,{PHOTO}"></td></tr></table>', text_plain='<HTML>'),
+    'html': shown(text_html=f'<table><tr><td><img src="data:image/png;base64,{PHOTO}"></td></tr></table>',
+                  text_plain='<HTML>'),
     'style': shown(text_html=f'<div style="background: URL(DATA:image/png;base64,{PHOTO})">'),
     'markdown': shown(text_markdown=f'![rex](data:image/jpeg;base64,{PHOTO})'),
     'printed': printed(f'data:image/png;base64,{PHOTO}\n'),
@@ -138,7 +141,9 @@ def test_folders_of_this_machine_are_shortened(monkeypatch):
     assert notebooks.clean_text(text) == "~/photos/rex.jpg and ['.../nbs', '~/tensorflow_datasets/cats_vs_dogs']"
 
 
-@pytest.mark.parametrize('path', ['/home/somebody/rex.jpg', '/Users/somebody/pets', '/var/lib/x.so', 'file:///home/somebody/x', r'C:\Users\me'])
+@pytest.mark.parametrize('path', [
+    '/home/somebody/rex.jpg', '/Users/somebody/pets', '/var/lib/x.so', 'file:///home/somebody/x', r'C:\Users\me',
+])
 def test_a_path_of_a_machine_is_not_saved(path):
     nb = notebook(('1', [shown(text_plain='1')]), ('place', [printed(f'read ({path})\n')]))
     assert any('cell 4 (place)' in fault and path in fault for fault in notebooks.output_faults(nb, 'offline'))
@@ -146,7 +151,9 @@ def test_a_path_of_a_machine_is_not_saved(path):
         notebooks.clean_outputs(nb)
 
 
-@pytest.mark.parametrize('text', ['https://x.org/home/x', '~/pets/cat', '.../nbs/x', 'pets/tmp/cat.jpg', '</root>', '32/160 in 1/2 s', 'runs/first'])
+@pytest.mark.parametrize('text', [
+    'https://x.org/home/x', '~/pets/cat', '.../nbs/x', 'pets/tmp/cat.jpg', '</root>', '32/160 in 1/2 s', 'runs/first',
+])
 def test_what_is_no_path_of_a_machine(text):
     assert notebooks.absolute_paths(text) == []
 
@@ -158,7 +165,9 @@ def test_progress_and_log_lines():
            'I0000 00:00:1234.5 33 cudart_stub.cc:31] Could not find cuda drivers\n'
            '2026-01-02 03:04:05.678: I tensorflow/core/platform/cpu_feature_guard.cc:210] This binary\n'
            'To enable the following instructions: AVX2 FMA\nWARNING:absl:compiled metrics\n')
-    nb = notebook(('fit()', [printed(log, 'stderr'), printed(log + 'kept\n', 'stderr'), printed('a', 'stdout'), printed('b\n', 'stdout')]))
+    errors = [printed(log, 'stderr'), printed(log + 'kept\n', 'stderr')]
+    outputs = [*errors, printed('a', 'stdout'), printed('b\n', 'stdout')]
+    nb = notebook(('fit()', outputs))
     notebooks.clean_outputs(nb)
     assert [output.text for output in nb.cells[1].outputs] == ['kept\n', 'ab\n']
 
@@ -188,8 +197,10 @@ def test_a_lost_output_is_found(source):
     assert 'has lost its output' in notebooks.output_faults(notebook((source, [])), 'offline')[0]
 
 
-@pytest.mark.parametrize('source', ['', '# nothing', 'x = 1', 'test_eq(1, 1)', 'import os', 'x;', '#| eval: false\nx', 'def f():\n    return 1',
-                                    '%matplotlib inline', 'files = !ls', '%%time\nx = 1'])
+@pytest.mark.parametrize('source', [
+    '', '# nothing', 'x = 1', 'test_eq(1, 1)', 'import os', 'x;', '#| eval: false\nx', 'def f():\n    return 1',
+    '%matplotlib inline', 'files = !ls', '%%time\nx = 1',
+])
 def test_cells_that_need_no_output(source):
     assert notebooks.output_faults(notebook((source, [])), 'offline') == []
 
@@ -237,8 +248,11 @@ def test_save_runs_cleans_and_signs(on_disk):
     assert notebooks.notebook_faults(path) == []
 
 
-@pytest.mark.parametrize('wrong, said', [('1 / 0', r'cell 4 \(1 / 0\): ZeroDivisionError'), ('import os; os._exit(1)', 'cell 4: its process died'),
-                                         ('print("/home/somebody/rex.jpg")', '/home/somebody/rex.jpg')])
+@pytest.mark.parametrize('wrong, said', [
+    ('1 / 0', r'cell 4 \(1 / 0\): ZeroDivisionError'),
+    ('import os; os._exit(1)', 'cell 4: its process died'),
+    ('print("/home/somebody/rex.jpg")', '/home/somebody/rex.jpg'),
+])
 def test_an_error_leaves_the_notebook_as_it_was(on_disk, wrong, said):
     path = on_disk('1 + 1', wrong)
     before = path.read_bytes()
@@ -251,11 +265,13 @@ def test_an_error_leaves_the_notebook_as_it_was(on_disk, wrong, said):
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project with only an index.ipynb: prose with links, code that shows text and a picture, and hidden cells."""
+    prose = ('# Pets\n\n[data](00_data.ipynb), [table](../benchmarks/results/x.md), [top](#pets), '
+             '[TF](https://tensorflow.org/x) ![plan](images/plan.png)')
+    outputs = [printed('two pets\n'), shown(image_png=PHOTO, text_plain='<Figure>')]
     nb = nbformat.v4.new_notebook(cells=[
         nbformat.v4.new_code_cell('#| hide\nsecret = 1'),
-        nbformat.v4.new_markdown_cell('# Pets\n\n[data](00_data.ipynb), [table](../benchmarks/results/x.md), [top](#pets), '
-                                      '[TF](https://tensorflow.org/x) ![plan](images/plan.png)'),
-        nbformat.v4.new_code_cell('#| output: asis\n#| fig-alt: a cat\nshow(pets)', outputs=[printed('two pets\n'), shown(image_png=PHOTO, text_plain='<Figure>')])])
+        nbformat.v4.new_markdown_cell(prose),
+        nbformat.v4.new_code_cell('#| output: asis\n#| fig-alt: a cat\nshow(pets)', outputs=outputs)])
     (tmp_path / 'nbs').mkdir()
     nbformat.write(nb, tmp_path / 'nbs/index.ipynb')
     monkeypatch.setattr(notebooks, 'ROOT', tmp_path)
@@ -265,7 +281,8 @@ def project(tmp_path, monkeypatch):
 def test_readme_of_an_index(project):
     notebooks.write_readme(notebooks.readme_page())
     text = (project / 'README.md').read_text()
-    assert '[data](nbs/00_data.ipynb), [table](benchmarks/results/x.md), [top](#pets), [TF](https://tensorflow.org/x) ![plan](nbs/images/plan.png)' in text
+    assert ('[data](nbs/00_data.ipynb), [table](benchmarks/results/x.md), [top](#pets), '
+            '[TF](https://tensorflow.org/x) ![plan](nbs/images/plan.png)') in text
     assert 'secret' not in text and '#|' not in text and PHOTO not in text
     assert '```python\nshow(pets)\n```' in text and 'two pets' in text
     [picture] = (project / 'nbs/images').iterdir()

@@ -20,7 +20,8 @@ def rows(path):
 
 def test_the_burst_is_on_one_side(own_run):
     report = json.loads((own_run / 'report.json').read_text())
-    assert [[path.rsplit('/', 1)[1] for path in group] for group in report['near_duplicates']] == [['00-60.jpg', '00-80.jpg', '00.jpg']]
+    groups = [[path.rsplit('/', 1)[1] for path in group] for group in report['near_duplicates']]
+    assert groups == [['00-60.jpg', '00-80.jpg', '00.jpg']]
     burst = [row for row in rows(own_run / 'splits.csv') if '/cat/00' in row['path']]
     assert len(burst) == 3 and len({row['split'] for row in burst}) == 1
     assert sum(row['origin'].startswith('duplicate of ') for row in burst) == 2
@@ -28,8 +29,10 @@ def test_the_burst_is_on_one_side(own_run):
 
 def test_every_file_is_accounted_for(own_run, untidy):
     split, skipped = rows(own_run / 'splits.csv'), rows(own_run / 'skipped.csv')
-    assert sorted(row['path'] for row in split + skipped) == sorted(str(path) for path in untidy.rglob('*') if path.is_file())
-    assert [row['path'].rsplit('/', 1)[1] for row in skipped] == ['cut.jpg', 'text.jpg'] and all(row['reason'] for row in skipped)
+    paths = sorted(str(path) for path in untidy.rglob('*') if path.is_file())
+    assert sorted(row['path'] for row in split + skipped) == paths
+    assert [row['path'].rsplit('/', 1)[1] for row in skipped] == ['cut.jpg', 'text.jpg']
+    assert all(row['reason'] for row in skipped)
     counts = json.loads((own_run / 'report.json').read_text())['data']['counts']
     for name in ('train', 'validation', 'test'):
         assert sum(row['split'] == name for row in split) == sum(counts[name].values()) > 0
@@ -93,7 +96,7 @@ def test_a_rare_class_is_not_lost():
 
 
 def test_near_duplicates_do_not_vouch_for_each_other():
-    """Labels that follow from nothing: copies kept together, cross-validation says chance; torn apart, it would say otherwise."""
+    """Labels that follow from nothing: cross-validation says chance if copies are kept together, more if torn apart."""
     rng = np.random.default_rng(1)
     shots, labels = rng.normal(size=(60, 30)), np.arange(60) % 2
     features = (np.repeat(shots, 5, axis=0) + rng.normal(scale=0.01, size=(300, 30))).astype(np.float32)

@@ -18,9 +18,15 @@ def folder(tmp_path_factory):
 def test_a_run_killed_in_each_stage_ends_with_the_same_report(folder):
     whole = train(folder, 'whole')
     assert whole.returncode == 0, whole.stderr
-    assert {path.relative_to(folder / 'whole/tensorboard').parts[0] for path in folder.glob('whole/tensorboard/**/*tfevents*')} == {'feature_extraction', 'fine_tuning'}
-    for stage, n, said in (('pass', 12, 'activations of 600 photos'), ('feature_extraction', 20, 'going on with activations: 256 of 600 photos are there'),
-                           ('fine_tuning', 40, 'going on with feature extraction after epoch 1 of 3')):
+    events = folder.glob('whole/tensorboard/**/*tfevents*')
+    stages = {path.relative_to(folder / 'whole/tensorboard').parts[0] for path in events}
+    assert stages == {'feature_extraction', 'fine_tuning'}
+    kills = (
+        ('pass', 12, 'activations of 600 photos'),
+        ('feature_extraction', 20, 'going on with activations: 256 of 600 photos are there'),
+        ('fine_tuning', 40, 'going on with feature extraction after epoch 1 of 3'),
+    )
+    for stage, n, said in kills:
         killed = train(folder, 'killed', stage, str(n), '0')
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert said in killed.stdout + killed.stderr
@@ -42,7 +48,8 @@ def test_a_run_killed_in_each_stage_ends_with_the_same_report(folder):
 def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder):
     # Ctrl-C is ignored in a job in the background.
     code = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); ' + COMMAND
-    command = [sys.executable, '-c', code, 'train', '--offline', '--data', 'pets', '--cache-dir', 'third cache', '--out', 'stopped']
+    options = ['--offline', '--data', 'pets', '--cache-dir', 'third cache', '--out', 'stopped']
+    command = [sys.executable, '-c', code, 'train', *options]
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert any(line.startswith('activations of 600 photos') for line in process.stdout)
         process.send_signal(signal.SIGINT)
@@ -60,6 +67,7 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder):
     (['--precision', 'float16'], 'did you mean bfloat16'),
 ])
 def test_what_cannot_be_is_one_line(tmp_path, options, said):
-    tried = command('train', *(options if '--resume' in options else ['--offline', *options, '--out', 'out']), folder=tmp_path)
+    given = options if '--resume' in options else ['--offline', *options, '--out', 'out']
+    tried = command('train', *given, folder=tmp_path)
     assert tried.returncode == 2 and tried.stderr.count('\n') == 1 and said in tried.stderr
     assert not list(tmp_path.glob('out*'))

@@ -1,4 +1,4 @@
-"""A classifier answers like the trained network, in memory and from its file, wherever and however it is called, and changes nothing."""
+"""A classifier answers like the trained network, in memory and from its file, wherever and however it is called."""
 import io
 import json
 import os
@@ -34,12 +34,18 @@ def mobile_net():
 
 
 def small_base():
-    return keras.Sequential([keras.Input((96, 96, 3)), keras.layers.Conv2D(32, 5, strides=4), keras.layers.BatchNormalization(), keras.layers.ReLU()])
+    return keras.Sequential([
+        keras.Input((96, 96, 3)),
+        keras.layers.Conv2D(32, 5, strides=4),
+        keras.layers.BatchNormalization(),
+        keras.layers.ReLU(),
+    ])
 
 
-@pytest.fixture(scope='module', params=[(mobile_net, 1), (small_base, 3)], ids=['MobileNetV2, two classes', 'small, three classes'])
+@pytest.fixture(
+    scope='module', params=[(mobile_net, 1), (small_base, 3)], ids=['MobileNetV2, two classes', 'small, three classes'])
 def network(request):
-    """A base with a head as chapters 02 and 03 leave it: its first layer frozen, batch norm trainable, with statistics of its own."""
+    """A base with a head as chapters 02 and 03 leave it: first layer frozen, batch norm trainable and adapted."""
     keras.utils.set_random_seed(0)
     make_base, n_logits = request.param
     base = make_base()
@@ -49,7 +55,8 @@ def network(request):
     model.optimizer.build(model.trainable_variables)
     for layer in base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0  # one batch in training mode then gives statistics with which the answers differ from photo to photo
+            # One batch in training mode then gives statistics with which the answers differ from photo to photo.
+            layer.momentum = 0.0
     model(np.random.uniform(-1, 1, (8, 96, 96, 3)), training=True)
     return model
 
@@ -78,12 +85,13 @@ assert not any(name.startswith('transfer_cvd') for name in sys.modules)
 
 @pytest.fixture(scope='module')
 def saved(network, tmp_path_factory):
-    """The file, and the training network's weights and flags before it was saved. The new process checks a little more than usual."""
+    """The file, and the weights and flags of the training network before. The new process checks more than usual."""
     before = [(variable.path, variable.trainable, variable.numpy()) for variable in network.variables]
     path = tmp_path_factory.mktemp('saved') / 'pets.keras'
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(serving, 'FRESH_PROCESS', STRICT)
-        difference = Classifier.from_network(network, names(network), facts={'seed': 3}).save(path, random_photos([(200, 300), (150, 97)]))
+        classifier = Classifier.from_network(network, names(network), facts={'seed': 3})
+        difference = classifier.save(path, random_photos([(200, 300), (150, 97)]))
     assert 0 <= difference <= TOLERANCE
     return path, before
 
@@ -99,7 +107,8 @@ def test_the_training_network_stays_as_it_was(network, saved):
 def test_only_the_file_is_left(saved):
     assert os.listdir(saved[0].parent) == ['pets.keras']
     about = json.loads(zipfile.ZipFile(saved[0]).read(MEMBER))
-    assert about['image_size'] == 96 and about['facts'] == {'seed': 3} and about['class_names'] == PETS[:len(about['class_names'])]
+    assert about['image_size'] == 96 and about['facts'] == {'seed': 3}
+    assert about['class_names'] == PETS[:len(about['class_names'])]
 
 
 @pytest.fixture(scope='module')
@@ -116,7 +125,8 @@ def test_every_call_agrees_and_changes_nothing(network, classifier, where):
     photos = np.array(random_photos([(123, 77)]))
     expected = expected_probabilities(network, photos)
     assert expected.shape == (1, len(names(network)))
-    for answer in (model(photos), model(photos, training=False), model(photos, training=True), model.predict(photos, verbose=0)):
+    answers = [model(photos), model(photos, training=False), model(photos, training=True)]
+    for answer in (*answers, model.predict(photos, verbose=0)):
         assert difference(answer, expected) <= TOLERANCE
     assert all(np.array_equal(was, now) for was, now in zip(before, model.get_weights()))
     assert model.trainable_variables == []
@@ -150,7 +160,10 @@ def tiny(*layers):
 def test_a_wrong_file_is_not_kept(tmp_path, monkeypatch, wrong):
     (tmp_path / 'pets.keras').write_text('an older one')
     model = tiny()
-    monkeypatch.setattr(serving, 'fresh_probabilities', lambda path, photos: expected_probabilities(model, photos) + wrong)
+    def wrong_probabilities(path, photos):
+        return expected_probabilities(model, photos) + wrong
+
+    monkeypatch.setattr(serving, 'fresh_probabilities', wrong_probabilities)
     with pytest.raises(RuntimeError, match='gives other probabilities'):
         Classifier.from_network(model, ['cat', 'dog']).save(tmp_path / 'pets.keras')
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [('pets.keras', 'an older one')]
@@ -175,7 +188,10 @@ def test_names_must_fit():
         serving_model(tiny(), PETS)
 
 
-@pytest.mark.parametrize('path, message', [('model.h5', 'ends in .keras'), ('nowhere/model.keras', 'No such file or directory')])
+@pytest.mark.parametrize('path, message', [
+    ('model.h5', 'ends in .keras'),
+    ('nowhere/model.keras', 'No such file or directory'),
+])
 def test_where_it_cannot_be_written(tmp_path, path, message):
     with pytest.raises(InputError, match=message):
         Classifier.from_network(tiny(), ['cat', 'dog']).save(tmp_path / path)
@@ -185,7 +201,8 @@ def test_where_it_cannot_be_written(tmp_path, path, message):
 def test_no_permission_to_write(nobody):
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o555)
-        with pytest.raises(InputError, match=rf'^cannot write {folder}/model.keras \(Permission denied\): choose another place$'):
+        message = rf'^cannot write {folder}/model.keras \(Permission denied\): choose another place$'
+        with pytest.raises(InputError, match=message):
             Classifier.from_network(tiny(), ['cat', 'dog']).save(f'{folder}/model.keras')
         assert os.listdir(folder) == []
 
@@ -232,10 +249,12 @@ def test_a_file_that_climbs_out_is_refused_and_writes_nothing(saved, tmp_path):
 
 def test_a_lambda_layer_is_refused_and_not_run(tmp_path):
     mark = tmp_path / 'executed'
-    network = tiny(keras.layers.Lambda(lambda x, mark=str(mark): (open(mark, 'w').close(), x)[1], output_shape=(32, 32, 3)))
+    layer = keras.layers.Lambda(lambda x, mark=str(mark): (open(mark, 'w').close(), x)[1], output_shape=(32, 32, 3))
+    network = tiny(layer)
     mark.unlink(missing_ok=True)
     network.save(tmp_path / 'other.keras')
-    with_member(tmp_path / 'other.keras', tmp_path / 'lambda.keras', MEMBER, json.dumps({'class_names': PETS[:2], 'image_size': 32, 'facts': {}}))
+    about = json.dumps({'class_names': PETS[:2], 'image_size': 32, 'facts': {}})
+    with_member(tmp_path / 'other.keras', tmp_path / 'lambda.keras', MEMBER, about)
     with pytest.raises(InputError, match='cannot be used .*lambda') as error:
         Classifier.load(tmp_path / 'lambda.keras')
     assert '\n' not in str(error.value) and not mark.exists()
@@ -254,14 +273,16 @@ def folder(tmp_path_factory):
 
 def test_predictions(network, classifier, folder):
     answers = classifier.predict(folder)
-    assert [os.path.basename(answer.path) for answer in answers] == ['0.png', '1.png', 'text.jpg', os.fsdecode(b'\xff.png')]
+    read = [os.path.basename(answer.path) for answer in answers]
+    assert read == ['0.png', '1.png', 'text.jpg', os.fsdecode(b'\xff.png')]
     assert [bool(answer.error) for answer in answers] == [False, False, True, False]
     assert str(folder / 'text.jpg') in answers[2].error and answers[2].class_name is None
     pixels = [read_photo(folder / f'{i}.png', 96) for i in range(2)]
     for answer, expected in zip(answers, expected_probabilities(network, pixels)):
         assert difference(list(answer.probabilities.values()), expected) <= TOLERANCE
         assert list(answer.probabilities) == names(network)
-        assert answer.class_name == names(network)[expected.argmax()] and answer.probability == max(answer.probabilities.values())
+        assert answer.class_name == names(network)[expected.argmax()]
+        assert answer.probability == max(answer.probabilities.values())
         assert abs(classifier.predict(answer.path).probability - answer.probability) <= 1e-6
 
 
@@ -280,7 +301,12 @@ def test_the_graph_is_built_once(network, monkeypatch):
     """Whatever the sizes of photos and batches."""
     classifier, calls = Classifier.from_network(network, names(network)), []
     call = keras.Sequential.call
-    monkeypatch.setattr(keras.Sequential, 'call', lambda self, *given, **named: (calls.append(self), call(self, *given, **named))[1])
+
+    def counted(self, *given, **named):
+        calls.append(self)
+        return call(self, *given, **named)
+
+    monkeypatch.setattr(keras.Sequential, 'call', counted)
     for n, size in ((1, (30, 40)), (40, (41, 30)), (3, (300, 5))):
         classifier.predict(random_photos(n * [size]))
     assert [model for model in calls if model is classifier.network] == [classifier.network]
@@ -289,7 +315,10 @@ def test_the_graph_is_built_once(network, monkeypatch):
 def odd_pictures():
     """Forty files: sizes, modes and orientations; name, content."""
     sizes = [(200, 150), (160, 160), (97, 33), (1, 1), (1, 700), (500, 375), (2000, 1500)]
-    kinds = [('L', 'PNG'), ('RGB', 'JPEG'), ('RGBA', 'PNG'), ('P', 'GIF'), ('CMYK', 'JPEG'), ('I;16', 'PNG'), ('1', 'TIFF'), ('LA', 'PNG'), ('RGB', 'WEBP'), ('RGB', 'BMP')]
+    kinds = [
+        ('L', 'PNG'), ('RGB', 'JPEG'), ('RGBA', 'PNG'), ('P', 'GIF'), ('CMYK', 'JPEG'),
+        ('I;16', 'PNG'), ('1', 'TIFF'), ('LA', 'PNG'), ('RGB', 'WEBP'), ('RGB', 'BMP'),
+    ]
     rng = np.random.default_rng(0)
     for i in range(40):
         (width, height), (mode, kind) = sizes[i % len(sizes)], kinds[i % len(kinds)]
@@ -346,8 +375,10 @@ def test_evaluation_agrees_with_the_report_of_chapter_04(pets):
     data, classifier = load_data(pets, image_size=32), Classifier.from_network(network, PETS[:2])
     evaluation = classifier.evaluate(data)
     theirs, ours = predict_batches(network, data.test, data.class_names).results, evaluation.results
-    assert evaluation.paths == data.paths['test'] and [os.path.basename(os.path.dirname(path)) for path in evaluation.paths] == [PETS[i] for i in evaluation.labels]
-    assert {key: ours[key] for key in ('n', 'confusion', 'accuracy', 'interval')} == {key: theirs[key] for key in ('n', 'confusion', 'accuracy', 'interval')}
+    folders = [os.path.basename(os.path.dirname(path)) for path in evaluation.paths]
+    assert evaluation.paths == data.paths['test'] and folders == [PETS[i] for i in evaluation.labels]
+    for key in ('n', 'confusion', 'accuracy', 'interval'):
+        assert ours[key] == theirs[key]
     assert abs(ours['loss'] - theirs['loss']) < 1e-5
 
 
@@ -357,16 +388,23 @@ def test_paths_labels_and_probabilities_stay_together(pets):
     assert len(evaluation.paths) == 60 and len(set(evaluation.paths)) == 60
     for i in (0, 17, 59):
         assert os.path.basename(os.path.dirname(evaluation.paths[i])) == PETS[evaluation.labels[i]]
-        assert difference(evaluation.probabilities[i], list(classifier.predict(evaluation.paths[i]).probabilities.values())) <= 1e-6
+        alone = classifier.predict(evaluation.paths[i])
+        assert difference(evaluation.probabilities[i], list(alone.probabilities.values())) <= 1e-6
 
 
 def test_classes_that_the_classifier_does_not_know(pets):
-    with pytest.raises(InputError, match=r'photos of dog, but the classifier knows bird, cat: give photos of these') as error:
+    message = 'photos of dog, but the classifier knows bird, cat: give photos of these'
+    with pytest.raises(InputError, match=message) as error:
         Classifier.from_network(tiny(), ['bird', 'cat']).evaluate(pets)
     assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('wrong', [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3)), np.zeros((5, 5, 4), np.uint8), np.zeros((0, 5, 3), np.uint8)])
+@pytest.mark.parametrize('wrong', [
+    np.zeros((5, 5), np.uint8),
+    np.zeros((5, 5, 3)),
+    np.zeros((5, 5, 4), np.uint8),
+    np.zeros((0, 5, 3), np.uint8),
+])
 def test_arrays_that_are_no_photos(classifier, wrong):
     with pytest.raises(InputError, match='is no photo'):
         classifier.predict(wrong)

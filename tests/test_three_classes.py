@@ -45,7 +45,8 @@ def test_every_class_has_a_probability(classifier, three):
     assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-5)
     again = Classifier.load(out / 'model.keras').predict(three / 'tile/00.png')
     assert again.probabilities == pytest.approx(answer.probabilities, abs=1e-5)
-    assert f'tile, {answer.probability:.3f}' in [axis.get_title() for axis in trained.explain(three / 'tile/00.png').axes]
+    titles = [axis.get_title() for axis in trained.explain(three / 'tile/00.png').axes]
+    assert f'tile, {answer.probability:.3f}' in titles
 
 
 def test_both_stages_by_epochs(three):

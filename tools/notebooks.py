@@ -93,15 +93,17 @@ class Client(NotebookClient):
 
 
 def run(nb: NotebookNode, path: Path) -> None:
-    """Run all cells in order, in the folder of `path`, and put their outputs into `nb`. Raises `Fault` at the first error."""
+    """Run all cells in order, in the folder of `path`, with their outputs put into `nb`. Raises `Fault` at an error."""
     with tempfile.TemporaryDirectory() as settings, tqdm(total=len(nb.cells), desc=path.name, unit='cell') as bar:
         client = Client(nb, kernel_name='python3', kernel_manager_class=ThisPython, timeout=None, record_timing=False,
                         resources={'metadata': {'path': str(path.parent)}},
                         on_cell_start=lambda cell, cell_index: bar.update(cell_index - bar.n))
         try:
-            client.execute(env=os.environ | {'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONWARNINGS': 'ignore', 'IPYTHONDIR': settings}, stderr=subprocess.DEVNULL)
+            quiet = {'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONWARNINGS': 'ignore', 'IPYTHONDIR': settings}
+            client.execute(env=os.environ | quiet, stderr=subprocess.DEVNULL)
         except CellExecutionError as error:
-            failed = next(position for position, cell in code_cells(nb) if any(o.output_type == 'error' for o in cell.outputs))
+            failed = next(position for position, cell in code_cells(nb)
+                          if any(o.output_type == 'error' for o in cell.outputs))
             reason = f'{error.ename}: {error.evalue}'.splitlines()[0]
             raise Fault(f'{where(failed, nb.cells[failed - 1])}: {reason}') from None
         except DeadKernelError:
@@ -113,8 +115,10 @@ def run(nb: NotebookNode, path: Path) -> None:
 
 _COLOURS = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]')
 _LOG_LINE = re.compile(r'[IWEF]\d{4} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWEF] '
-                       r'|WARNING: All log messages before absl|To enable the following instructions|(?:WARNING|INFO|ERROR):absl:')
-_PICTURE = re.compile(r'<(?:img|svg|picture|video|canvas|object|embed|iframe)\b|\bdata:[\w.+-]+/[\w.+-]+|url\(', re.IGNORECASE)
+                       r'|WARNING: All log messages before absl|To enable the following instructions'
+                       r'|(?:WARNING|INFO|ERROR):absl:')
+_PICTURE = re.compile(r'<(?:img|svg|picture|video|canvas|object|embed|iframe)\b|\bdata:[\w.+-]+/[\w.+-]+|url\(',
+                      re.IGNORECASE)
 
 
 def last_state(text: str) -> str:
@@ -144,7 +148,8 @@ def machine_paths() -> dict[str, str]:
     """Folders of this machine and what is written in their place, the longest first."""
     known = {os.environ.get('TFDS_DATA_DIR'): '~/tensorflow_datasets', os.environ.get('KERAS_HOME'): '~/.keras',
              ROOT: '...', sys.prefix: '...', sys.base_prefix: '...', tempfile.gettempdir(): '...', Path.home(): '~'}
-    spelt = {str(spelling): put for folder, put in known.items() if folder for spelling in (folder, Path(folder).resolve())}
+    spelt = {str(spelling): put for folder, put in known.items() if folder
+             for spelling in (folder, Path(folder).resolve())}
     return dict(sorted(spelt.items(), key=lambda pair: -len(pair[0])))
 
 
@@ -195,7 +200,8 @@ def clean_output(output: NotebookNode, figure: bool) -> NotebookNode | None:
     pictures = sorted((mime for mime in kept if mime.startswith('image/')), key=lambda mime: len(kept[mime]))
     for larger in pictures[1:]:  # the same picture in another format
         del kept[larger]
-    output.data = NotebookNode({mime: clean_text(content) if mime.startswith('text/') else content for mime, content in kept.items()})
+    output.data = NotebookNode({mime: clean_text(content) if mime.startswith('text/') else content
+                                for mime, content in kept.items()})
     output.metadata = NotebookNode({mime: facts for mime, facts in output.metadata.items() if mime in kept})
     return output if kept else None
 
@@ -232,8 +238,9 @@ def mode() -> str:
 
 def provenance(nb: NotebookNode) -> dict:
     """What the outputs are of: the code, the mode, the day, the versions."""
+    versions = {'python': '.'.join(map(str, sys.version_info[:3]))} | {name: version(name) for name in VERSIONS}
     return {'code_hash': code_hash(nb), 'mode': mode(), 'date': datetime.date.today().isoformat(),
-            'versions': {'python': '.'.join(map(str, sys.version_info[:3]))} | {name: version(name) for name in VERSIONS}}
+            'versions': versions}
 
 
 def as_nbdev_cleans(nb: NotebookNode) -> NotebookNode:
@@ -245,7 +252,7 @@ def as_nbdev_cleans(nb: NotebookNode) -> NotebookNode:
 
 
 def save_notebook(path: Path) -> None:
-    """Run a notebook and write its outputs into it; with an error in a cell, it stays as it was and `Fault` is raised."""
+    """Run a notebook and write its outputs into it; with an error in a cell it stays as it was, and raise `Fault`."""
     nb = nbformat.read(path, as_version=4)
     run(nb, path)
     clean_outputs(nb)
@@ -258,14 +265,15 @@ def save_notebook(path: Path) -> None:
 
 
 def shows_value(cell: NotebookNode) -> bool:
-    """Whether a cell must have an output: it ends in a value that is not a call, it prints, or it is tagged `figure`."""
+    """Whether a cell must have an output: it ends in a value that is no call, it prints, or it is tagged `figure`."""
     if 'eval: false' in directives(cell):
         return False
     code = TransformerManager().transform_cell(cell.source).rstrip()  # commands such as %matplotlib become Python
     statements = ast.parse(code).body
     values = [statement.value for statement in statements if isinstance(statement, ast.Expr)]
     prints = any(isinstance(value, ast.Call) and getattr(value.func, 'id', '') == 'print' for value in values)
-    ends_in_value = bool(values) and values[-1] is getattr(statements[-1], 'value', None) and not isinstance(values[-1], (ast.Call, ast.Await))
+    ends_in_value = (bool(values) and values[-1] is getattr(statements[-1], 'value', None)
+                     and not isinstance(values[-1], (ast.Call, ast.Await)))
     return prints or 'figure' in cell.metadata.get('tags', []) or ends_in_value and not code.endswith(';')
 
 
@@ -288,7 +296,8 @@ def output_faults(nb: NotebookNode, expected_mode: str) -> list[str]:
 
 def cell_faults(cell: NotebookNode) -> list[str]:
     """What is wrong with the saved outputs of a code cell, one line each."""
-    faults = [f'its output names {path}' for output in cell.outputs for text in texts(output) for path in absolute_paths(text)]
+    faults = [f'its output names {path}'
+              for output in cell.outputs for text in texts(output) for path in absolute_paths(text)]
     if any(output.output_type == 'error' for output in cell.outputs):
         faults.append('its output is an error')
     if 'figure' not in cell.metadata.get('tags', []) and any(map(holds_picture, cell.outputs)):
@@ -302,7 +311,8 @@ def style_faults(nb: NotebookNode, chapter: bool) -> list[str]:
     """Where a notebook does not read as it should, one line each; a `chapter` must show results too."""
     faults = [f'cell {position}: has a picture pasted into its text' for position, cell in enumerate(nb.cells, 1)
               if cell.cell_type == 'markdown' and (cell.get('attachments') or re.search(r'\bdata:image/', cell.source))]
-    faults += [f'cell {position}: a heading begins with two marks, as in "# # Title"' for position, cell in enumerate(nb.cells, 1)
+    faults += [f'cell {position}: a heading begins with two marks, as in "# # Title"'
+               for position, cell in enumerate(nb.cells, 1)
                if cell.cell_type == 'markdown' and re.search(r'^#+ #', cell.source, flags=re.MULTILINE)]
     code = code_cells(nb)
     lines = {position: len(cell.source.splitlines()) for position, cell in code}

@@ -37,7 +37,8 @@ def serving_model(
     """Return a model from uint8 RGB photos `(n, height, width, 3)` to probabilities `(n, n_classes)`, float32.
 
     Photos may have any size. It scales and resizes as `format_example` does, and has Keras' own layers only. The
-    probabilities are in the order of `class_names`. Raises `ValueError` if the network has not as many outputs as there are names.
+    probabilities are in the order of `class_names`. Raises `ValueError` if the network has not as many outputs as
+    there are names.
     """
     n_logits = network.output_shape[-1]
     if len(class_names) != max(2, n_logits):

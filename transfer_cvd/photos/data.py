@@ -88,8 +88,8 @@ class Data:
     """Labelled photos in three splits.
 
     `train`, `validation` and `test` give batches `(images, labels)`: float32 `(n, image_size, image_size, 3)` in
-    [-1, 1] and int64 `(n,)`. `raw_train`, `raw_validation` and `raw_test` give the single photos: uint8 `(height, width, 3)`,
-    int64.
+    [-1, 1] and int64 `(n,)`. `raw_train`, `raw_validation` and `raw_test` give the single photos: uint8
+    `(height, width, 3)`, int64.
     """
 
     name: str  # the data set's name, or the folder
@@ -236,5 +236,6 @@ def data_from_photos(
     series = photo_series(found, name, image_size)
     return Data(
         name, raw['train'], raw['validation'], raw['test'], found.class_names, found.counts,
-        image_size=image_size, batch_size=batch_size, seed=seed, photos=found, paths=paths, series={split: (series, chosen) for split, chosen in indices.items()},
+        image_size=image_size, batch_size=batch_size, seed=seed, photos=found, paths=paths,
+        series={split: (series, chosen) for split, chosen in indices.items()},
     )

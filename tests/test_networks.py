@@ -1,4 +1,4 @@
-"""Every base takes the same batches, has the figures of its list, and can be cut in two; its weights are found, or missed in one line.
+"""Every base takes the same batches, has the figures of its list and can be cut in two; its weights are found.
 
 One network of each family is built, every network with TRANSFER_CVD_ALL_BASES=1.
 """
@@ -19,8 +19,11 @@ from transfer_cvd.base_model import base_model
 from transfer_cvd.networks.registry import BASES, bases_table, build_backbone, weights_path
 from transfer_cvd.errors import InputError
 
-FAMILIES = ('mobilenet', 'mobilenet_v2', 'mobilenet_v3_small', 'efficientnet_lite0', 'nasnet_mobile', 'efficientnet_b0', 'efficientnet_v2_b0',
-            'convnext_tiny', 'densenet121', 'inception_v3', 'xception', 'resnet50', 'resnet50_v2', 'vgg16')
+FAMILIES = (
+    'mobilenet', 'mobilenet_v2', 'mobilenet_v3_small', 'efficientnet_lite0', 'nasnet_mobile', 'efficientnet_b0',
+    'efficientnet_v2_b0', 'convnext_tiny', 'densenet121', 'inception_v3', 'xception', 'resnet50', 'resnet50_v2',
+    'vgg16',
+)
 NAMES = tuple(BASES) if os.environ.get('TRANSFER_CVD_ALL_BASES') == '1' else FAMILIES
 
 # where the name of a layer says to which block it belongs; the others are listed by hand in TAILS
@@ -31,12 +34,21 @@ BLOCKS = {
 }
 TAILS = {
     'inception_v3': [f'mixed{i}' for i in range(11)],
-    'inception_resnet_v2': ['mixed_5b', *(f'block35_{i}_ac' for i in range(1, 11)), 'mixed_6a', *(f'block17_{i}_ac' for i in range(1, 21)),
-                            'mixed_7a', *(f'block8_{i}_conv' for i in range(1, 11))],
-    'nasnet_mobile': ['reduction_concat_stem_1', 'reduction_concat_stem_2', *(f'normal_concat_{i}' for i in range(4)), 'reduction_concat_reduce_4',
-                      *(f'normal_concat_{i}' for i in range(5, 9)), 'reduction_concat_reduce_8', *(f'normal_concat_{i}' for i in range(9, 13))],
-    'nasnet_large': ['reduction_concat_stem_1', 'reduction_concat_stem_2', *(f'normal_concat_{i}' for i in range(6)), 'reduction_concat_reduce_6',
-                     *(f'normal_concat_{i}' for i in range(7, 13)), 'reduction_concat_reduce_12', *(f'normal_concat_{i}' for i in range(13, 19))],
+    'inception_resnet_v2': [
+        'mixed_5b', *(f'block35_{i}_ac' for i in range(1, 11)),
+        'mixed_6a', *(f'block17_{i}_ac' for i in range(1, 21)),
+        'mixed_7a', *(f'block8_{i}_conv' for i in range(1, 11)),
+    ],
+    'nasnet_mobile': [
+        'reduction_concat_stem_1', 'reduction_concat_stem_2', *(f'normal_concat_{i}' for i in range(4)),
+        'reduction_concat_reduce_4', *(f'normal_concat_{i}' for i in range(5, 9)),
+        'reduction_concat_reduce_8', *(f'normal_concat_{i}' for i in range(9, 13)),
+    ],
+    'nasnet_large': [
+        'reduction_concat_stem_1', 'reduction_concat_stem_2', *(f'normal_concat_{i}' for i in range(6)),
+        'reduction_concat_reduce_6', *(f'normal_concat_{i}' for i in range(7, 13)),
+        'reduction_concat_reduce_12', *(f'normal_concat_{i}' for i in range(13, 19)),
+    ],
 }
 
 
@@ -61,7 +73,7 @@ def preprocess_input(base, pixels):
 
 @pytest.fixture(scope='module', params=NAMES)
 def built(request):
-    """A base of its default size, built as if its ImageNet weights were there, and the names of the files that Keras asked for."""
+    """A base of its default size, built as if its ImageNet weights were there, and the files that Keras asked for."""
     asked = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(file_utils, 'get_file', lambda name, *arguments, **options: asked.append(name))
@@ -92,17 +104,21 @@ def test_batches_in_one_range_and_two_parts_that_make_the_whole(built):
         np.testing.assert_allclose(reaches, preprocess_input(base, pixels), atol=1e-4)
 
     lower, upper = split_backbone(model, base.fine_tune_from)
-    np.testing.assert_allclose(np.asarray(upper(lower(images))), whole := np.asarray(model(images)), rtol=1e-4, atol=1e-5 * np.abs(whole).max())
+    whole, in_two = np.asarray(model(images)), np.asarray(upper(lower(images)))
+    np.testing.assert_allclose(in_two, whole, rtol=1e-4, atol=1e-5 * np.abs(whole).max())
     cut = find_cut(model, base.fine_tune_from)
     assert (len(cut) == 1) == (base.family.weights != '{name}_no_top.h5')  # NASNet's cells read from two cells below
     assert sum(math.prod(tensor.shape[1:]) for tensor in cut) == math.prod(lower.output_shape[1:])
     trained = [layer for layer in model.layers[layer_position(model, base.fine_tune_from):] if layer.weights]
-    assert {variable.path for layer in trained for variable in layer.weights} <= {variable.path for variable in upper.weights}
+    trained_paths = {variable.path for layer in trained for variable in layer.weights}
+    assert trained_paths <= {variable.path for variable in upper.weights}
 
 
-@pytest.mark.parametrize('name', ('mobilenet_v3_small', 'vgg16'))  # with one layer and with two operations before the network
+# with one layer and with two operations before the network
+@pytest.mark.parametrize('name', ('mobilenet_v3_small', 'vgg16'))
 def test_weights_of_the_plain_network_fit_and_plain_keras_opens_the_file(name, tmp_path):
-    plain = getattr(keras.applications, BASES[name].keras_name)(input_shape=(32, 32, 3), include_top=False, weights=None)
+    build = getattr(keras.applications, BASES[name].keras_name)
+    plain = build(input_shape=(32, 32, 3), include_top=False, weights=None)
     plain.save(tmp_path / 'plain.h5')
     base = build_backbone(BASES[name], 32, str(tmp_path / 'plain.h5'))
     base.save(tmp_path / 'base.keras')
@@ -111,7 +127,8 @@ def test_weights_of_the_plain_network_fit_and_plain_keras_opens_the_file(name, t
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype('float32')
     expected = np.asarray(plain(preprocess_input(BASES[name], pixels)))
     for model in (base, opened):
-        np.testing.assert_allclose(np.asarray(model(pixels / 127.5 - 1)), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+        answer = np.asarray(model(pixels / 127.5 - 1))
+        np.testing.assert_allclose(answer, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
 def test_missing_and_damaged_weights_are_one_line(tmp_path, monkeypatch):
@@ -120,7 +137,8 @@ def test_missing_and_damaged_weights_are_one_line(tmp_path, monkeypatch):
     path = weights_path(BASES['vgg19'])
     path.parent.mkdir()
     path.write_bytes(b'half a file')
-    with pytest.raises(InputError, match=r'convnext_tiny_notop.h5, .* not on this machine and .* --offline .*: efficientnet_lite0, vgg19\)$'):
+    message = r'convnext_tiny_notop.h5, .* not on this machine and .* --offline .*: efficientnet_lite0, vgg19\)$'
+    with pytest.raises(InputError, match=message):
         base_model('convnext_tiny')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(file_utils, 'get_file', lambda *arguments, **options: str(path))
@@ -135,7 +153,7 @@ def never(*arguments, **options):
 
 @pytest.fixture
 def readonly(nobody, monkeypatch):
-    """A cache of weights that the user may only read; a function puts a network's weights there and returns their path."""
+    """A cache of weights that the user may only read, as a function that puts weights there and returns their path."""
     with tempfile.TemporaryDirectory() as home:
         monkeypatch.setenv('KERAS_HOME', home)
         monkeypatch.setenv('https_proxy', 'http://127.0.0.1:9')
@@ -180,7 +198,7 @@ def test_weights_that_may_not_be_read(readonly):
 
 def test_a_download_that_fails_leaves_nothing_to_delete(tmp_path, monkeypatch):
     monkeypatch.setenv('KERAS_HOME', str(tmp_path))
-    monkeypatch.setattr('transfer_cvd.bases.require_network', lambda *arguments: None)
+    monkeypatch.setattr('transfer_cvd.networks.registry.require_network', lambda *arguments: None)
 
     def fails(*arguments, **options):
         raise Exception('URL fetch failure')  # as Keras does
@@ -191,7 +209,8 @@ def test_a_download_that_fails_leaves_nothing_to_delete(tmp_path, monkeypatch):
 
 
 def test_efficientnet_from_a_file_is_what_keras_makes_of_it(tmp_path, monkeypatch):
-    path, pixels = tmp_path / 'weights.h5', np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype('float32')
+    path = tmp_path / 'weights.h5'
+    pixels = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype('float32')
     plain = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(32, 32, 3))
     plain.layers[2].adapt_mean.assign([0.485, 0.456, 0.406])
     plain.layers[2].adapt_variance.assign([0.05, 0.06, 0.07])
@@ -202,8 +221,15 @@ def test_efficientnet_from_a_file_is_what_keras_makes_of_it(tmp_path, monkeypatc
     np.testing.assert_allclose(np.asarray(from_file(pixels)), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
+LIST = '''
+import sys
+from transfer_cvd.networks.registry import bases_table
+print(bases_table())
+assert not {'keras', 'tensorflow'} & set(sys.modules)
+'''
+
+
 def test_the_list_needs_no_tensorflow():
-    program = 'import sys; from transfer_cvd.bases import bases_table; print(bases_table()); assert not {"keras", "tensorflow"} & set(sys.modules)'
-    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, '-c', LIST], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout == bases_table() + '\n'
