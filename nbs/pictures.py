@@ -107,3 +107,34 @@ def plot_seconds(
     axis.set(title=title, xlabel='seconds, as this run measured them', xlim=(0, 1.15 * max(seconds.values())))
     axis.invert_yaxis()
     plt.show()
+
+
+def plot_ways(
+    ways: dict[str, dict[str, list[float]]],  # by name: what `fit` recorded
+    title: str,
+) -> None:
+    """Draw training loss (dashed) and validation loss (solid) of several ways to go on after the head."""
+    _, axis = plt.subplots(figsize=(7.5, 3.6))
+    for name, history in ways.items():
+        epochs = range(1, len(history['loss']) + 1)
+        line, = axis.plot(epochs, history['val_loss'], 'o-', markersize=4, label=f'validation, {name}')
+        axis.plot(epochs, history['loss'], '--', color=line.get_color(), label=f'training, {name}')
+    axis.set(title=title, xlabel='epoch after the head', ylabel='loss', ylim=(0, None))
+    axis.legend(loc='center left', bbox_to_anchor=(1, 0.5))
+    plt.tight_layout()
+    plt.show()
+
+
+def plot_intervals(
+    intervals: dict[int, tuple[float, float]],  # lowest and highest value, by the number of photos
+    accuracy: float,  # for which they are
+) -> None:
+    """Draw the 95% interval of an accuracy against the number of test photos."""
+    _, axis = plt.subplots(figsize=(6.5, 2.8))
+    low, high = np.transpose(list(intervals.values()))
+    axis.errorbar(list(intervals), [accuracy] * len(intervals), [accuracy - low, high - accuracy], fmt='o', capsize=5)
+    axis.set(xscale='log', xlabel='test photos (logarithmic axis)', ylabel='accuracy',
+             title=f'95% interval of an accuracy of {accuracy}')
+    axis.set_xticks(list(intervals), [f'{n:,}' for n in intervals])
+    axis.minorticks_off()
+    plt.show()
