@@ -1,12 +1,12 @@
-"""How few photos are enough: accuracy from 50, 200 and 1,000 of them, with ImageNet's features and with those of a network that learned nothing.
+"""How few photos are enough: accuracy from 50, 200 and 1,000 of them, with ImageNet's features and with random weights.
 
     python benchmarks/little_data.py            # about ten minutes; goes on where it stopped
 
-The features of each photo are computed once. A logistic regression is trained on those of a few photos and asked about all
-validation photos. Each seed draws other photos, and other random weights. The features are standardized (on the photos that are
-trained on), so that it does not matter how large they are, and the regression's strength of regularization is chosen by
-cross-validation among the same photos. The test photos are not touched.
-Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
+The features of each photo are computed once. A logistic regression is trained on those of a few photos and asked about
+all validation photos. Each seed draws other photos, and other random weights. The features are standardized (on the
+photos that are trained on), so that it does not matter how large they are, and the regression's strength of
+regularization is chosen by cross-validation among the same photos. The test photos are not touched.
+Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), downloaded if they are not there.
 """
 import argparse
 import warnings
@@ -53,7 +53,8 @@ def measure(seed: int, weights: str) -> dict:
         choices = {'Cs': np.logspace(-5, 1, 7), 'cv': 5, 'scoring': 'neg_log_loss', 'max_iter': 300}
         regression = make_pipeline(StandardScaler(), LogisticRegressionCV(**choices))
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore', ConvergenceWarning)  # nearly unregularized ones need more steps, and are not chosen
+            # Nearly unregularized ones need more steps, and are not chosen.
+            warnings.simplefilter('ignore', ConvergenceWarning)
             warnings.simplefilter('ignore', FutureWarning)
             regression.fit(x[chosen], y[chosen])
         accuracy[str(n)] = float((regression.predict(x_validation) == y_validation).mean())
@@ -67,8 +68,9 @@ def table(rows: list[dict]) -> str:
     low, high = accuracy_interval(round(0.95 * n), n)
     lines = [
         f'# How few photos are enough\n\n{conditions("scikit-learn", rows=rows)}.\n',
-        f'{BASE} at 160 pixels, cats_vs_dogs. Accuracy of a logistic regression on {n:,} validation photos (an accuracy of 0.95 '
-        f'on so many has a 95% interval from {low:.3f} to {high:.3f}): mean over {seeds} seeds, lowest to highest in brackets.\n',
+        f'{BASE} at 160 pixels, cats_vs_dogs. Accuracy of a logistic regression on {n:,} validation photos (an '
+        f'accuracy of 0.95 on so many has a 95% interval from {low:.3f} to {high:.3f}): mean over {seeds} seeds, lowest '
+        'to highest in brackets.\n',
         "| photos to learn from | ImageNet's features | features of random weights |",
         '| --- | --- | --- |',
     ]

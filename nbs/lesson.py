@@ -2,7 +2,7 @@
 from transfer_cvd.config import defaults
 from transfer_cvd.features.store import Store
 
-DATA = None  # or a folder with a sub-folder of photos for each class, such as r'C:\photos\pets', or the name of a data set
+DATA = None  # or a folder with a folder of photos for each class, such as r'C:\photos\pets', or a data set's name
 BASE = None  # or another pretrained network, such as 'efficientnet_lite0'; nbs/using/networks.ipynb lists them all
 
 DATA = DATA or defaults().data  # the tutorial's 'cats_vs_dogs'; offline 'drawn_pets'
