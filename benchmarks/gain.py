@@ -2,10 +2,9 @@
 
     python benchmarks/gain.py            # about six minutes a seed; goes on where it stopped
 
-Both go on from the same start. The seed decides the head's random weights and the order of the photos; the photos and
-their splits stay the same. Differences are between two models on the same validation photos: photo by photo the loss
-of one minus that of the other, and their mean with its 95% interval (1.96 standard errors). The test photos are not
-touched.
+Both go on from the same start. The seed decides the head's random weights and the order of the photos; photos and
+splits stay the same. Differences are between two models on the same validation photos: photo by photo the loss
+of one minus that of the other, and their mean with its 95% interval (1.96 standard errors). Test photos are not used.
 Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
 """
 import argparse

@@ -69,8 +69,8 @@ def table(rows: list[dict]) -> str:
     lines = [
         f'# How few photos are enough\n\n{conditions("scikit-learn", rows=rows)}.\n',
         f'{BASE} at 160 pixels, cats_vs_dogs. Accuracy of a logistic regression on {n:,} validation photos (an '
-        f'accuracy of 0.95 on so many has a 95% interval from {low:.3f} to {high:.3f}): mean over {seeds} seeds, lowest '
-        'to highest in brackets.\n',
+        f'accuracy of 0.95 on so many has a 95% interval from {low:.3f} to {high:.3f}): mean over {seeds} seeds, '
+        'lowest to highest in brackets.\n',
         "| photos to learn from | ImageNet's features | features of random weights |",
         '| --- | --- | --- |',
     ]
