@@ -5,7 +5,7 @@
 Both go on from the same start. The seed decides the head's random weights and the order of the photos; photos and
 splits stay the same. Differences are between two models on the same validation photos: photo by photo the loss
 of one minus that of the other, and their mean with its 95% interval (1.96 standard errors). Test photos are not used.
-Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), both downloaded if they are not there.
+Needs cats_vs_dogs (TFDS_DATA_DIR) and MobileNetV2's ImageNet weights (KERAS_HOME), downloaded if they are not there.
 """
 import argparse
 
