@@ -121,7 +121,7 @@ if __name__ == '__main__':
     arguments = parser.parse_args()
     splits = list(slices(arguments.photos).values()) if arguments.photos else SPLITS
     if arguments.offline:
-        import transfer_cvd.datasets.drawn_pets.builder  # the data set
+        import transfer_cvd.datasets.drawn_pets.builder  # noqa: F401 (TensorFlow Datasets knows it by then)
     result = json.dumps(run(arguments.epochs, arguments.fine_tune_epochs, arguments.seed, arguments.offline, splits))
     print(result)
     if arguments.out:
