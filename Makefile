@@ -23,10 +23,10 @@ train: $(VENV)/.train  ## train a classifier offline and write it to runs/first,
 	@out=runs/first; n=2; while [ -e $$out ]; do out=runs/$$n; n=$$((n + 1)); done; \
 	$(VENV)/bin/transfer_cvd train --offline --out $$out
 
-# Notebooks and tests in one pool; tests/conftest.py hands them out, the longest first.
-test: $(VENV)/.test  ## run every notebook and all tests, offline
+# Notebooks and tests in one pool; tests/conftest.py hands them out in groups, the longest first.
+test: lint  ## run every notebook and all tests, offline
 	TRANSFER_CVD_OFFLINE=1 $(RUN) -c "from transfer_cvd.photos.catalogue import prepare; prepare('drawn_pets')"
-	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations=25 tests
+	$(RUN) -m pytest -q -n $(JOBS) --no-loadscope-reorder --durations=25 tests
 
 durations: export TRANSFER_CVD_DURATIONS = 1
 durations: test  ## the same, and note how long each notebook and file takes, by which they are ordered

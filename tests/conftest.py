@@ -3,8 +3,10 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ['TRANSFER_CVD_OFFLINE'] = '1'
@@ -14,28 +16,42 @@ os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')  # with more of them, many sm
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / 'benchmarks'))  # some tests run what a benchmark measures
 
-
 DURATIONS = Path(__file__).with_name('durations.json')  # seconds of each group, from `make durations`
 
 
-def group_of(item: pytest.Item) -> str:
-    """What runs in one process: a notebook alone, tests of one file together, and with them those of one long run."""
-    if item.path.name == 'test_notebooks_run.py':
-        return item.nodeid.partition('@')[0]
-    return 'runs' if {'finished_run', 'own_run'} & set(item.fixturenames) else item.path.name
+def group_of(nodeid: str) -> str:
+    """Return what a test runs in one process with: those of its file, or nothing where it is a notebook."""
+    path = nodeid.partition('::')[0]
+    return nodeid if path.endswith('test_notebooks_run.py') else Path(path).name
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Hand out groups. The marks of `--dist loadgroup` would do, but pytest 9.2 no longer reads what they write."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return GroupScheduling(config, log)
+
+
+def known_durations() -> dict[str, int]:
+    """Return the seconds of each group when they were last noted; a group that is new has none."""
+    return json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Hand out groups, the longest first, so that the last ones to end are short."""
-    known = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
-    items.sort(key=lambda item: (-known.get(group_of(item), 60), group_of(item)))
+    """Put the groups that take longest first, so that the last ones to end are short."""
+    known = known_durations()
+    items.sort(key=lambda item: (-known.get(group_of(item.nodeid), 60), group_of(item.nodeid)))
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
@@ -45,16 +61,26 @@ def pytest_terminal_summary(terminalreporter) -> None:
     seconds = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
-            for name, group in getattr(report, 'user_properties', ()):
-                if name == 'group':
-                    seconds[group] = seconds.get(group, 0) + report.duration
-    DURATIONS.write_text(json.dumps({group: round(took) for group, took in sorted(seconds.items())}, indent=1) + '\n')
+            if hasattr(report, 'duration'):
+                group = group_of(report.nodeid)
+                seconds[group] = seconds.get(group, 0) + report.duration
+    noted = known_durations() | {group: round(took) for group, took in seconds.items()}  # some may not have run
+    DURATIONS.write_text(json.dumps(dict(sorted(noted.items())), indent=1) + '\n')
 
 
-@pytest.fixture(autouse=True)
-def _noted_group(request, record_property):
-    """Let each report say to which group it belongs."""
-    record_property('group', group_of(request.node))
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder `name` that `make` filled, once for all processes of the tests: the others wait for the first."""
+    folder = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        folder = folder.parent  # of which each process has one folder
+    with FileLock(folder / f'{name}.lock'):
+        done = folder / f'{name}.done'
+        if not done.exists():
+            shutil.rmtree(folder / name, ignore_errors=True)  # of a process whose `make` failed
+            (folder / name).mkdir()
+            make(folder / name)
+            done.touch()
+    return folder / name
 
 
 @pytest.fixture(scope='session')
@@ -62,12 +88,13 @@ def pets(tmp_path_factory):
     """Sixty drawn pets, a folder `cat` and a folder `dog`; tests that change something copy it first."""
     from transfer_cvd.datasets.drawn_pets.drawing import draw_pet
 
-    folder = tmp_path_factory.mktemp('photos') / 'pets'
-    for i in range(60):
-        path = folder / ('cat', 'dog')[i % 2] / f'{i:03}.jpg'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw_pet(path.parent.name, np.random.default_rng(i))).save(path)
-    return folder
+    def draw(folder):
+        for i in range(60):
+            path = folder / ('cat', 'dog')[i % 2] / f'{i:03}.jpg'
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(draw_pet(path.parent.name, np.random.default_rng(i))).save(path)
+
+    return made_once(tmp_path_factory, 'pets', draw)
 
 
 @pytest.fixture
@@ -104,9 +131,8 @@ def finished_run(pets, tmp_path_factory):
     from transfer_cvd.config import TrainConfig
     from transfer_cvd.runs import run
 
-    folder = tmp_path_factory.mktemp('run')
-    run(TrainConfig(str(pets), epochs=5, fine_tune_epochs=2, schedule='tutorial'), folder)
-    return folder
+    config = TrainConfig(str(pets), epochs=5, fine_tune_epochs=2, schedule='tutorial')
+    return made_once(tmp_path_factory, 'finished_run', lambda folder: run(config, folder))
 
 
 @pytest.fixture(scope='session')
@@ -136,17 +162,19 @@ def untidy(tmp_path_factory):
     """42 cats, three of them one shot in other qualities, 12 dogs, a text that is called a photo, half a photo."""
     from transfer_cvd.datasets.drawn_pets.drawing import draw_pet
 
-    folder = tmp_path_factory.mktemp('untidy') / 'pets'
-    for name, number in (('cat', 40), ('dog', 12)):
-        (folder / name).mkdir(parents=True)
-        for i in range(number):
-            Image.fromarray(draw_pet(name, np.random.default_rng(i))).save(folder / name / f'{i:02}.jpg', quality=95)
-    for quality in (60, 80):
-        Image.open(folder / 'cat/00.jpg').save(folder / f'cat/00-{quality}.jpg', quality=quality)
-    (folder / 'dog/text.jpg').write_text('this is no picture')
-    whole = (folder / 'cat/01.jpg').read_bytes()
-    (folder / 'cat/cut.jpg').write_bytes(whole[:len(whole) // 2])
-    return folder
+    def draw(folder):
+        for name, number in (('cat', 40), ('dog', 12)):
+            (folder / name).mkdir()
+            for i in range(number):
+                photo = Image.fromarray(draw_pet(name, np.random.default_rng(i)))
+                photo.save(folder / name / f'{i:02}.jpg', quality=95)
+        for quality in (60, 80):
+            Image.open(folder / 'cat/00.jpg').save(folder / f'cat/00-{quality}.jpg', quality=quality)
+        (folder / 'dog/text.jpg').write_text('this is no picture')
+        whole = (folder / 'cat/01.jpg').read_bytes()
+        (folder / 'cat/cut.jpg').write_bytes(whole[:len(whole) // 2])
+
+    return made_once(tmp_path_factory, 'untidy', draw)
 
 
 @pytest.fixture(scope='session')
@@ -154,12 +182,13 @@ def own_run(untidy, tmp_path_factory):
     """The folder of a run on `untidy` by the command line, the head alone; what it printed is in said.txt beside it."""
     from transfer_cvd.cli import main
 
-    folder = tmp_path_factory.mktemp('own') / 'run'
-    options = ['--offline', '--data', str(untidy), '--fine-tune-epochs', '0', '--out', str(folder)]
-    with (pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said,
-          pytest.raises(SystemExit) as stopped):
-        patch.setattr('sys.argv', ['transfer_cvd', 'train', *options])
-        main()
-    assert stopped.value.code == 0
-    (folder.parent / 'said.txt').write_text(said.getvalue())
-    return folder
+    def train(folder):
+        options = ['--offline', '--data', str(untidy), '--fine-tune-epochs', '0', '--out', str(folder / 'run')]
+        with (pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said,
+              pytest.raises(SystemExit) as stopped):
+            patch.setattr('sys.argv', ['transfer_cvd', 'train', *options])
+            main()
+        assert stopped.value.code == 0
+        (folder / 'said.txt').write_text(said.getvalue())
+
+    return made_once(tmp_path_factory, 'own_run', train) / 'run'

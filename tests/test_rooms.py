@@ -38,21 +38,56 @@ def test_every_module_is_in_a_room():
     assert {rooms.room_of(module) for module in rooms.module_files()} - {*rooms.NOT_ROOMS} == {*rooms.ORDER}
 
 
-def test_no_import_goes_up():
+def upward(root=ROOT):
+    """The imports from a lower room to a higher one."""
     level = {room: number for number, room in enumerate(rooms.ORDER)}
-    upward = [shown(each) for each in rooms.all_imports() if each.imported not in rooms.NOT_ROOMS
-              and level[rooms.room_of(each.imported)] > level[rooms.room_of(each.importer)]]
-    assert upward == []
+    return [shown(each) for each in rooms.all_imports(root) if each.imported not in rooms.NOT_ROOMS
+            and level[rooms.room_of(each.imported)] > level[rooms.room_of(each.importer)]]
 
 
-def test_no_room_imports_a_chapter():
-    wrong = [shown(each) for each in rooms.all_imports() if rooms.room_of(each.imported) == 'chapters'
-             and rooms.room_of(each.importer) not in rooms.ABOVE_CHAPTERS]
-    assert wrong == []
+def of_chapters(root=ROOT):
+    """The imports of a chapter by a room that is not above the chapters; a chapter does not import another either."""
+    return [shown(each) for each in rooms.all_imports(root) if rooms.room_of(each.imported) == 'chapters'
+            and rooms.room_of(each.importer) not in rooms.ABOVE_CHAPTERS]
 
 
-def test_private_names_stay_in_their_module():
-    assert [shown(each) for each in rooms.all_imports() if any(name.startswith('_') for name in each.names)] == []
+def of_private_names(root=ROOT):
+    """The imports of a private name of another module."""
+    return [shown(each) for each in rooms.all_imports(root) if any(name.startswith('_') for name in each.names)]
+
+
+@pytest.mark.parametrize('wrong', [upward, of_chapters, of_private_names])
+def test_imports(wrong):
+    assert wrong() == []
+
+
+@pytest.fixture
+def package(tmp_path):
+    """Write a small package in which one module has the line that is given."""
+    def write(line, module='photos/data'):
+        others = {'runs': 'run = _run = 1', 'data': 'load_data = 1', '_files': 'name = 1'}
+        for name, text in {**others, module: line}.items():
+            path = tmp_path / f'transfer_cvd/{name}.py'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f'"""One."""\n{text}\n')
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize('line', ['from transfer_cvd.runs import run', 'from ..runs import run', 'from .. import runs',
+                                  'import transfer_cvd.runs', 'def f():\n    from ..runs import run'])
+def test_an_import_upwards_is_found(package, line):
+    number = 1 + len(line.splitlines())
+    assert upward(package(line)) == [f'transfer_cvd/photos/data.py:{number} imports runs']
+
+
+def test_imports_of_chapters_and_private_names_are_found(package):
+    assert of_chapters(package('from ..data import load_data')) == ['transfer_cvd/photos/data.py:2 imports data']
+    assert of_private_names(package('from .runs import _run', 'cli')) == ['transfer_cvd/cli.py:2 imports runs']
+    fine = package('from ._files import name\nfrom .data import load_data\nfrom .runs import run', 'cli')
+    (fine / 'transfer_cvd/photos/data.py').unlink()
+    assert upward(fine) == of_chapters(fine) == of_private_names(fine) == []
 
 
 def test_the_map_is_that_of_the_imports():
@@ -102,21 +137,26 @@ def test_public_names_of_a_chapter(module):
     assert CHAPTERS[module] <= set(names)
 
 
-def without_exported_names(path):
-    """The lines of a module without the list of names that nbdev writes, which has its own line breaks."""
-    return re.sub(r'^__all__ = \[.*?\]$', '', path.read_text(encoding='utf-8'), flags=re.M | re.S).splitlines()
+def texts():
+    """All code by where it stands. nbdev's index is left out, and the names that nbdev lists at the top of a module."""
+    files = [path for folder in ('tests', 'benchmarks', 'tools') for path in (ROOT / folder).glob('*.py')]
+    for path in [*files, ROOT / 'setup.py']:
+        yield path.relative_to(ROOT), path.read_text(encoding='utf-8')
+    for path in rooms.module_files().values():
+        if path.name != '_modidx.py':
+            text = path.read_text(encoding='utf-8')
+            names = re.search(r'^__all__ = \[.*?\]$', text, flags=re.M | re.S)
+            yield path.relative_to(ROOT), text.replace(names[0], '\n' * names[0].count('\n')) if names else text
+    for path in NOTEBOOKS:
+        for position, (kind, source) in enumerate(cells(path), 1):
+            if kind == 'code':
+                yield f'{path.relative_to(ROOT)}, cell {position}', source
 
 
 def test_lines_are_short():
-    files = [path for folder in ('tests', 'benchmarks', 'tools') for path in (ROOT / folder).glob('*.py')]
-    long = [f'{path.relative_to(ROOT)}:{number}' for path in [*files, ROOT / 'setup.py']
-            for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1) if len(line) > MAX_LINES]
-    long += [f'{path.relative_to(ROOT)}: {line[:60]}' for path in NOTEBOOKS for kind, source in cells(path)
-             if kind == 'code' for line in source.splitlines() if len(line) > MAX_LINES]
-    modules = [path for path in rooms.module_files().values() if path.name != '_modidx.py']
-    long += [f'{path.relative_to(ROOT)}: {line[:60]}' for path in modules for line in without_exported_names(path)
-             if len(line) > MAX_LINES]
-    assert long == []
+    long = [f'{place}, line {number}: {len(line)} characters' for place, text in texts()
+            for number, line in enumerate(text.splitlines(), 1) if len(line) > MAX_LINES]
+    assert not long, '\n'.join(['', *long])
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.relative_to(ROOT / 'nbs').as_posix())
@@ -127,11 +167,13 @@ def test_a_notebook_says_what_it_is_about(path):
 
 @pytest.mark.parametrize('folder', ['using', 'inside'])
 def test_a_folder_has_a_table_of_contents(folder):
+    """Each notebook of the folder once, in a line that says what it is about."""
     page = ROOT / f'nbs/{folder}/index.ipynb'
-    linked = {match for _, source in cells(page) for match in re.findall(r'\]\(([^)]+\.ipynb)\)', source)}
-    there = {path.relative_to(page.parent).as_posix() for path in page.parent.rglob('*.ipynb')
-             if path != page and '.ipynb_checkpoints' not in path.parts}
-    assert linked >= there
+    text = '\n'.join(source for _, source in cells(page))
+    listed = re.findall(r'^(?:-|\d+\.) \[[^]]+\]\(([^)]+\.ipynb)\): \S.+$', text, flags=re.M)
+    there = [path.relative_to(page.parent).as_posix() for path in page.parent.rglob('*.ipynb')
+             if path != page and '.ipynb_checkpoints' not in path.parts]
+    assert sorted(listed) == sorted(there)
 
 
 @pytest.mark.parametrize('code', ['import transfer_cvd', 'from transfer_cvd.all import InputError, TrainConfig'])
