@@ -1,4 +1,5 @@
 """What the pages for readers say is so: figures were measured, links lead somewhere, the first lines of Python run."""
+import json
 import re
 import shutil
 from pathlib import Path
@@ -32,11 +33,21 @@ def test_rows_are_those_of_the_tables():
     assert [row for row in rows if row not in measured()] == []
 
 
-@pages
-def test_links_lead_somewhere(path):
-    links = re.findall(r'\]\((?!https?:|#)([^)#]+)', path.read_text())
-    assert links
-    assert [link for link in links if not (path.parent / link).exists()] == []
+def prose(path):
+    """The Markdown of a page or notebook."""
+    if path.suffix == '.md':
+        return path.read_text(encoding='utf-8')
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    return '\n'.join(''.join(cell['source']) for cell in cells if cell['cell_type'] == 'markdown')
+
+
+def test_links_lead_somewhere():
+    paths = [*PAGES, ROOT / 'CONTRIBUTING.md', *(ROOT / 'nbs').rglob('[!.]*.ipynb')]
+    links = {path: re.findall(r'\]\((?!https?:|#)([^)#]+)', prose(path)) for path in paths}
+    assert all(links[path] for path in PAGES)
+    dead = [f'{path.relative_to(ROOT)}: {link}' for path in paths for link in links[path]
+            if not (path.parent / link).exists()]
+    assert dead == []
 
 
 def test_every_table_is_explained():
