@@ -15,7 +15,8 @@ def plot_promise(
         axis.errorbar(photos, mean, [mean - low, high - mean], fmt='o-', capsize=4, label=name)
     axis.axhline(0.5, color='gray', linestyle=':', label='guessing')
     axis.set(xscale='log', xticks=photos, xticklabels=[f'{n:,.0f}' for n in photos], ylim=(0.45, 1),
-             xlabel='photos to learn from', ylabel='accuracy on 1,000 others', title='What a pretrained network is worth')
+             xlabel='photos to learn from', ylabel='accuracy on 1,000 others',
+             title='What a pretrained network is worth')
     axis.minorticks_off()
     axis.legend(loc='center right')
     plt.show()
@@ -32,6 +33,7 @@ def plot_losses(
     for name, losses in curves.items():
         axis.plot(range(1, len(losses) + 1), losses, 'o-' if len(losses) <= 20 else '-', markersize=4, label=name)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend()
     plt.show()
 
@@ -71,7 +73,8 @@ def _draw_row(axis: plt.Axes, y: float, title: str, parts: list[tuple[float, flo
         if text != 'logit':
             axis.annotate('', (left + width + 0.2, y + 0.3), (left + width, y + 0.3), arrowprops={'arrowstyle': '->'})
     first = min(left for left, _, _, colour in parts if colour == TRAINED)
-    axis.annotate('', (first, y - 0.13), (10.4, y - 0.13), arrowprops={'arrowstyle': '->', 'color': 'orangered', 'lw': 2})
+    back = {'arrowstyle': '->', 'color': 'orangered', 'lw': 2}
+    axis.annotate('', (first, y - 0.13), (10.4, y - 0.13), arrowprops=back)
     axis.text(10.45, y - 0.13, 'gradient', color='orangered', fontsize=8, va='center')
 
 

@@ -25,7 +25,7 @@ def predict_batches(
     batches: tf.data.Dataset,  # (images, labels), such as `data.test`
     class_names: list[str],  # the name of each label
 ) -> Evaluation:
-    """Run `model` over all `batches` in inference mode and return its answers beside the labels, in the order they came."""
+    """Run `model` over all `batches` in inference mode and return its answers and the labels, in their order."""
     run = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
     logits, labels = zip(*[(run(images).numpy(), labels.numpy()) for images, labels in batches])
     return Evaluation.from_logits(np.concatenate(logits), np.concatenate(labels), class_names)
