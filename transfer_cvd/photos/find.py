@@ -17,7 +17,7 @@ from transfer_cvd.photos.scan import (
     check_broken, check_different, check_not_empty, copy_warnings, default_memory, examine_listing,
     set_aside_contradictory,
 )
-from .splits import PhotoFolder, check_splits, decide_splits, split_fraction
+from .splits import PhotoFolder, check_splits, decide_splits, split_fraction, with_test_share
 from .tables import list_table
 
 # %% ../../nbs/inside/photos/find.ipynb #aa7d45fc
@@ -26,8 +26,9 @@ def find_photos(
     seed: int = 0,  # decides the splits
     max_broken: float = 0.05,  # the share of photos that may be broken; two always may, unless this is 0
     memory: str | Path | None = None,  # a file that remembers what was read; by default one in the user's cache folder
+    test_share: float = 0.1,  # of the photos; another tenth is for validation
 ) -> PhotoFolder:
-    """Find, read and split photos: 80% train, 10% validation, 10% test, by content, or as they were given.
+    """Find, read and split photos: by content, 80% train, 10% validation, 10% test, or as they were given.
 
     Identical files are in the same split, and added photos move no others, save where a class would have none in a
     split. Raises `InputError` for a source that is missing, empty or unreadable, for fewer than two classes, for a
@@ -49,7 +50,7 @@ def find_photos(
         paths=[photo.path for photo in sound],
         labels=np.array([photo.label for photo in sound], np.int64),
         contents=[photo.content.ends + photo.content.whole for photo in sound],
-        fractions=[split_fraction(photo.content.ends, seed) for photo in sound],
+        fractions=[with_test_share(split_fraction(photo.content.ends, seed), test_share) for photo in sound],
         times=[photo.time for photo in sound],
         given=[photo.split for photo in sound],
         skipped=sorted((printable(path), reason) for path, reason in listing.left_out + unusable),

@@ -206,6 +206,7 @@ class Curve:
     ticks: list[tuple[float, float]]  # y, value
     epochs: list[tuple[float, int]]  # x, number of an epoch that is named
     starts: list[float]  # x where each later stage begins, in the middle between two epochs
+    unit: str = 'epoch'  # or 'step', of a head that was solved for one penalty after the other
 
 # %% ../../../nbs/using/report_page.ipynb #cell080
 def place_curve(
@@ -234,6 +235,7 @@ def place_curve(
         ticks=list(zip(y_of(ticks), ticks.tolist())),
         epochs=[(x[i], i + 1) for i in sorted({0, n // 2, n - 1})],
         starts=[(x[start - 1] + x[start]) / 2 for start in starts],
+        unit='step' if any('penalty' in stage for stage in histories.values()) else 'epoch',
     )
 
 # %% ../../../nbs/using/report_page.ipynb #cell090
