@@ -34,7 +34,7 @@ def plot_losses(
         axis.plot(range(1, len(losses) + 1), losses, 'o-' if len(losses) <= 20 else '-', markersize=4, label=name)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend()
+    axis.legend(loc='center left', bbox_to_anchor=(1, 0.5))
     plt.show()
 
 

@@ -165,6 +165,33 @@ def test_a_notebook_says_what_it_is_about(path):
     assert kind == 'markdown' and re.match(r'# .+\n\n> .+', source)
 
 
+def defined(source):
+    """The public functions of an exported cell, and its classes that do something: that have a method."""
+    for node in ast.parse(re.sub(r'^#\|.*\n', '', source, flags=re.M)).body:
+        is_record = isinstance(node, ast.ClassDef) and not any(isinstance(part, ast.FunctionDef) for part in node.body)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not is_record and not node.name.startswith('_'):
+            yield node.name
+
+
+def without_a_result(path):
+    """The functions and classes below which, before the next exported cell, no example shows a result."""
+    lacking = []
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        source = ''.join(cell['source'])
+        if source.startswith('#| export'):
+            yield from lacking
+            lacking = [*defined(source)]
+        elif cell['cell_type'] == 'code' and cell['outputs']:
+            lacking = []
+    yield from lacking
+
+
+@pytest.mark.parametrize('path', [path for path in NOTEBOOKS if path.parent.name != 'nbs' or path.name < '06'],
+                         ids=lambda path: path.relative_to(ROOT / 'nbs').as_posix())
+def test_a_result_stands_below_each_exported_cell(path):
+    assert [*without_a_result(path)] == []
+
+
 @pytest.mark.parametrize('folder', ['using', 'inside'])
 def test_a_folder_has_a_table_of_contents(folder):
     """Each notebook of the folder once, in a line that says what it is about."""

@@ -116,7 +116,7 @@ def run(nb: NotebookNode, path: Path) -> None:
 _COLOURS = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]')
 _LOG_LINE = re.compile(r'[IWEF]\d{4} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWEF] '
                        r'|WARNING: All log messages before absl|To enable the following instructions'
-                       r'|(?:WARNING|INFO|ERROR):absl:')
+                       r'|(?:WARNING|INFO|ERROR):(?:absl|tensorflow):')
 _PICTURE = re.compile(r'<(?:img|svg|picture|video|canvas|object|embed|iframe)\b|\bdata:[\w.+-]+/[\w.+-]+|url\(',
                       re.IGNORECASE)
 

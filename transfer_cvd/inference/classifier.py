@@ -51,7 +51,7 @@ def serving_model(
     logits = plain(formatting_layers(photos, network.input_shape[1]), training=False)
     return keras.Model(photos, probability_layer(n_logits)(logits), name='classifier')
 
-# %% ../../nbs/using/classifier.ipynb #cell018
+
 def network_of(
     model: keras.Model,  # from `serving_model`
 ) -> keras.Model:

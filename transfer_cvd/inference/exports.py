@@ -26,9 +26,8 @@ import numpy as np
 from .._files import printable, quiet
 from ..config import import_openvino
 from ..errors import InputError, unknown_name
-from transfer_cvd.inference.predictor import (
-    BATCH, MEMBER, Predictor, formatted_batches, labelled_photos, list_photos, run_afresh,
-)
+from .predictor import BATCH, MEMBER, Predictor, formatted_batches, labelled_photos, list_photos
+from .predictor import run_afresh
 from ..photos.folders import look_into
 from ..photos.preprocess import recipe_in_words
 
@@ -148,7 +147,7 @@ def write_litert(
     with zipfile.ZipFile(path, 'a') as archive:
         archive.writestr(MEMBER, describe(classifier))
 
-# %% ../../nbs/using/exports.ipynb #cell032
+
 def read_litert(
     path: Path,  # the file
 ) -> tuple[Callable, dict]:
@@ -254,7 +253,7 @@ def load_exported(
     except Exception:  # each runtime raises errors of its own
         raise InputError(f'{shown} is no classifier, or a damaged one: {WANTED}') from None
 
-# %% ../../nbs/using/exports.ipynb #cell046
+
 def open_classifier(
     path: str | Path,  # a .keras file, or an export
 ) -> Predictor:

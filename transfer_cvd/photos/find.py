@@ -13,10 +13,8 @@ import numpy as np
 
 from .._files import printable
 from .folders import class_warnings, list_folder
-from transfer_cvd.photos.scan import (
-    check_broken, check_different, check_not_empty, copy_warnings, default_memory, examine_listing,
-    set_aside_contradictory,
-)
+from .scan import check_broken, check_different, check_not_empty, copy_warnings, default_memory
+from .scan import examine_listing, set_aside_contradictory
 from .splits import PhotoFolder, check_splits, decide_splits, split_fraction, with_test_share
 from .tables import list_table
 

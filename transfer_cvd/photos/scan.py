@@ -100,7 +100,7 @@ def recall(
         for path, (size, time, content, reason) in json.loads(text).items()
     }
 
-# %% ../../nbs/inside/photos/scan.ipynb #162c2b5b
+
 def remember(
     memory: Path,  # the file; its folder is made
     facts: dict[str, Facts],  # by absolute path; added to what is remembered

@@ -68,7 +68,7 @@ def write_checkpoint(
         about = {'key': key, 'history': state.history, 'start_loss': state.start_loss}
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
-# %% ../../nbs/inside/training/fit.ipynb #cell010
+
 def read_checkpoint(
     path: Path,  # the file
     model: keras.Model,  # compiled as it was; changed in place

@@ -11,9 +11,8 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageFilter
 
-from transfer_cvd.datasets.drawn_pets.drawing import (
-    POSES, SCENES, Canvas, Head, Place, choose_pet, draw_body, draw_head, smooth_noise, to_image, unit,
-)
+from .drawing import POSES, SCENES, Canvas, Head, Place, choose_pet, draw_body
+from .drawing import draw_head, smooth_noise, to_image, unit
 
 # %% ../../../nbs/inside/datasets/localization.ipynb #cell034
 def _extent(pet, parts) -> tuple[np.ndarray, np.ndarray]:
