@@ -145,6 +145,8 @@ class TrainConfig:
         None, 'A folder with a sub-folder of photos for each class, a .csv with the columns path and label, '
         'or a data set.',
         'cats_vs_dogs, offline drawn_pets')
+    path_column: str | None = option(None, 'The column of a table that has the paths.', 'found by its name')
+    label_column: str | None = option(None, 'The column of a table that has the labels.', 'found by its name')
     base: str | None = option(
         None, 'The pretrained network, one of those that `transfer_cvd bases` lists.',
         'mobilenet_v2, offline efficientnet_lite0')

@@ -151,7 +151,8 @@ def read_own_photos(
 ) -> OwnPhotos:
     """Find and check the photos, compute their features, and decide their splits. Raises `InputError`."""
     before = find_photos(Path(config.data).expanduser(), config.seed, config.max_broken,
-                         test_share=config.test_share or 0.1)
+                         test_share=config.test_share or 0.1,
+                         path_column=config.path_column, label_column=config.label_column)
     all_train = not needs_splits(config, before)
     told = train_on_all(before) if all_train else before
     _announce(told.counts, told)

@@ -30,6 +30,7 @@ from ..explanations import explain_photos, overlay
 from ..metrics import Evaluation, class_recalls
 from ..results import Report
 from ...networks.classifier import TransferModel
+from ...photos.tables import is_table
 
 # %% ../../../nbs/using/report_page.ipynb #cell030
 def in_turn(
@@ -102,7 +103,7 @@ def short_path(
 ) -> str:
     """Return `path` from the data's folder on; a path that lies elsewhere stays whole."""
     folder = os.path.abspath(os.path.expanduser(root))
-    folder = os.path.dirname(folder) if str(root).endswith('.csv') else folder
+    folder = os.path.dirname(folder) if is_table(root) else folder
     inside = os.path.abspath(path).startswith(os.path.join(folder, ''))
     return os.path.relpath(path, folder) if inside else str(path)
 
