@@ -26,7 +26,7 @@ from ..evaluation.results import Report
 from .exports import Export, export_classifier
 from .predictor import MEMBER, Predictor, run_afresh
 from ..networks.classifier import probability_layer, to_probabilities, with_named_parts
-from ..photos.images import read_photo
+from ..photos.inputs import open_photo, single_photos
 from ..photos.preprocess import format_photo, formatting_layers
 
 # %% ../../nbs/using/classifier.ipynb #cell017
@@ -231,10 +231,10 @@ class Classifier(Predictor):
 
     def explain(
         self,
-        photo: str | Path | np.ndarray,  # a file, or pixels uint8 (height, width, 3)
+        photo: object,  # one photo: a path, bytes, an open file, a picture, an array or tensor
     ) -> Figure:
         """Draw which parts of a photo speak for the class it is given (Grad-CAM). Raises `UnreadablePhoto`."""
-        pixels = photo if isinstance(photo, np.ndarray) else read_photo(photo, self.image_size)
+        pixels = open_photo(next(single_photos(photo)), self.image_size)
         answer = self.predict(pixels)
         heat, = explain_photos(with_named_parts(self.network), [pixels])
         return draw_explanation(pixels, heat, f'{answer.class_name}, {answer.probability:.3f}')

@@ -26,9 +26,10 @@ import numpy as np
 from .._files import printable, quiet
 from ..config import import_openvino
 from ..errors import InputError, unknown_name
-from .predictor import BATCH, MEMBER, Predictor, formatted_batches, labelled_photos, list_photos
+from .predictor import BATCH, MEMBER, Predictor, formatted_batches, labelled_photos
 from .predictor import run_afresh
 from ..photos.folders import look_into
+from ..photos.inputs import single_photos
 from ..photos.preprocess import recipe_in_words
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ def samples(
     if data is None:
         pairs = _drawn(classifier.class_names)
     elif os.path.isdir(data) and not look_into(data)[0]:
-        pairs = [(path, None) for path in list_photos(data)]
+        pairs = [(path, None) for path in single_photos(data)]
     else:
         pairs = list(labelled_photos(data, classifier.class_names))
     pairs = pairs[::max(1, math.ceil(len(pairs) / COMPARED))]

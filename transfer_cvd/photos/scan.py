@@ -66,7 +66,7 @@ def examine(
         return Facts(0, 0, Content(''), error.reason)
     reason = ''
     try:
-        decode_photo(data, path, image_size=1)
+        decode_photo(data, path, smallest=True)
     except UnreadablePhoto as error:
         reason = error.reason
     return Facts(len(data), time, Content(hash_ends(data)), reason)
