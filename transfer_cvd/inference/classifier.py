@@ -20,6 +20,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from .._files import printable, replacing
+from ..config import check_keras
 from ..errors import InputError
 from ..evaluation.explanations import draw_explanation, explain_photos
 from ..evaluation.results import Report
@@ -155,6 +156,7 @@ def read_model(
 
     Raises `InputError` if there is none or it is another kind of file.
     """
+    check_keras()
     shown = printable(path)
     try:
         about = _read_about(path)

@@ -207,7 +207,7 @@ def check_broken(
         raise InputError(
             f'{len(broken)} of {len(examined)} photos in {printable(source)} cannot be read, '
             f'more than {max_broken:.0%} (the first is {printable(broken[0].path)}: {broken[0].reason}): '
-            'repair or remove them, or raise max_broken'
+            'repair or remove them, or allow more with --max-broken (in Python max_broken)'
         )
 
 # %% ../../nbs/inside/photos/scan.ipynb #bef9e101
