@@ -123,6 +123,7 @@ def upright(
     image: Image.Image,  # of any mode
 ) -> Image.Image:
     """Return `image` turned as its EXIF orientation says, or as it is where that cannot be read."""
+    image.load()  # which turns a TIFF file by itself
     try:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:  # Pillow raises many kinds for broken EXIF data
@@ -211,11 +212,15 @@ def to_pixels(
     return np.asarray(pixels if image_size is None else shrink(pixels, 2 * image_size))
 
 
-def _without_end(data: bytes, image_size: int | None) -> np.ndarray | None:
-    "Decode a JPEG that lacks its end marker; None if it lacks pixels too, for which what stands behind is taken then."
-    ends = (b'\xff\xd9', 4096 * b'\x55' + b'\xff\xd9')
-    pixels = [_decode(data + end, image_size) for end in ends]
-    return pixels[0] if np.array_equal(*pixels) else None
+_END = b'\xff\xd9'  # of a JPEG
+
+
+def _lacks_only_its_end(data: bytes) -> bool:
+    "Whether a JPEG is whole but for its end marker: where pixels are missing, what is put behind is taken for them."
+    try:
+        return np.array_equal(_decode(data + _END, None), _decode(data + 4096 * b'\x55' + _END, None))
+    except Exception:  # as in `decode_photo`
+        return False
 
 
 def decode_photo(
@@ -233,8 +238,8 @@ def decode_photo(
         return _decode(data, image_size, smallest)
     except Exception as error:  # what Pillow's forty decoders raise is not documented
         reason = _reason(error, data)
-        if reason == _CUT and data.startswith(b'\xff\xd8') and (pixels := _without_end(data, image_size)) is not None:
-            return pixels
+        if reason == _CUT and data.startswith(b'\xff\xd8') and _lacks_only_its_end(data):
+            return _decode(data + _END, image_size, smallest)
         raise UnreadablePhoto(path, reason) from error
 
 # %% ../../nbs/inside/photos/images.ipynb #cell042

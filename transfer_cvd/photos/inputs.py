@@ -23,7 +23,7 @@ WANTED = 'give uint8 (height, width, 3), from 0 to 255'
 
 def _why_not(array: np.ndarray) -> str:
     "Return what is wrong with an array, and what to do, '' if it is a photo or several."
-    if 0 in array.shape or array.ndim not in (2, 3, 4):
+    if 0 in array.shape[-3:] or array.ndim not in (2, 3, 4):
         return WANTED
     if array.ndim > 2 and array.shape[-1] not in (1, 3, 4):
         first = array.shape[-3] in (1, 3, 4)
