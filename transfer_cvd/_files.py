@@ -34,7 +34,10 @@ def cache_folder() -> Path:
 
     A user without a home, as in some containers, gets one among the temporary files.
     """
-    folder = platformdirs.user_cache_path('transfer_cvd', appauthor=False)
+    try:
+        folder = platformdirs.user_cache_path('transfer_cvd', appauthor=False)
+    except RuntimeError:  # there is no home
+        folder = Path()
     return folder if folder.is_absolute() else Path(tempfile.gettempdir(), f'transfer_cvd-{os.getuid()}')
 
 # %% ../nbs/inside/files.ipynb #5f0628d2

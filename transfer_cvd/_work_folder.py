@@ -139,7 +139,7 @@ def working_in(
 # %% ../nbs/inside/work_folder.ipynb #a72e4bf7
 def _check_apart(out: Path, data: str | None) -> None:
     "Raise `InputError` if the results would lie among the photos."
-    if data and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+    if data and Path(data).is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(data)):
         raise InputError(f'{out} lies in {data}, where each sub-folder is a class: choose an --out outside of it')
 
 
