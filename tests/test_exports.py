@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -70,6 +71,17 @@ def test_each_is_used_like_the_original(written, small_classifier, pets):
         found = [probabilities(answer) for answer in loaded.predict(pets)]
         assert np.abs(np.array(found) - expected).max() <= max(2 * export.difference, 1e-5)
         assert loaded.evaluate(pets).results['n'] == 60
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_many_threads_get_the_answers_of_one(written, format):
+    loaded = open_classifier(written[1][format].path)
+    photos = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+    alone = [probabilities(loaded.predict(photo)) for photo in photos]
+    assert np.ptp(alone, axis=0).max() > 1e-3  # else an answer to another's photo would not be noticed
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda turn: probabilities(loaded.predict(photos[turn % 8])), range(400)))
+    assert np.abs(np.array(together) - 50 * alone).max() <= 1e-6
 
 
 @pytest.mark.parametrize('format', ['litert', 'onnx', 'openvino'])

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'READERS', 'WANTED', 'COMPARED', 'FRESH_PROCESS', 'WRITERS', 'Format', 'require_packages', 'describe',
-           'formatted_model', 'write_saved_model', 'read_saved_model', 'write_litert', 'read_litert', 'write_onnx',
-           'read_onnx', 'write_openvino', 'read_openvino', 'load_exported', 'open_classifier', 'Samples', 'samples',
-           'fresh_answers', 'original_answers', 'Export', 'export_classifier']
+           'formatted_model', 'write_saved_model', 'read_saved_model', 'one_at_a_time', 'write_litert', 'read_litert',
+           'write_onnx', 'read_onnx', 'write_openvino', 'read_openvino', 'load_exported', 'open_classifier', 'Samples',
+           'samples', 'fresh_answers', 'original_answers', 'Export', 'export_classifier']
 
 # %% ../../nbs/using/exports.ipynb #imports0
 import importlib.util
@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -119,6 +120,19 @@ def read_saved_model(
     loaded = tf.saved_model.load(path)
     return lambda images: loaded.formatted(images).numpy(), about
 
+# %% ../../nbs/using/exports.ipynb #thread01
+def one_at_a_time(
+    run: Callable[[np.ndarray], np.ndarray],  # that must not be called from two threads at once
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that does the same and may be called from any thread: a second caller waits for the first."""
+    lock = threading.Lock()
+
+    def guarded(images: np.ndarray) -> np.ndarray:
+        with lock:
+            return run(images)
+
+    return guarded
+
 # %% ../../nbs/using/exports.ipynb #cell031
 def write_litert(
     classifier: 'Classifier',  # what is exported
@@ -169,7 +183,7 @@ def read_litert(
             rows.append(interpreter.get_tensor(exit_)[0])
         return np.stack(rows)
 
-    return run, about
+    return one_at_a_time(run), about
 
 # %% ../../nbs/using/exports.ipynb #cell037
 def write_onnx(
@@ -223,7 +237,7 @@ def read_openvino(
     model = core.read_model(path)
     about = json.loads(model.get_rt_info(MEMBER).astype(str))
     compiled = core.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
-    return lambda images: compiled(images)[0], about
+    return one_at_a_time(lambda images: compiled(images)[0]), about
 
 # %% ../../nbs/using/exports.ipynb #cell045
 READERS = {'.tflite': read_litert, '.onnx': read_onnx, '.xml': read_openvino}
