@@ -2,15 +2,19 @@
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-from transfer_cvd.photos.splits import group_numbers
-from transfer_cvd.training.head import CS, choose_C, class_weights, cross_validate
+from transfer_cvd.base_model import base_model
 from transfer_cvd.config import TrainConfig
-from transfer_cvd.runs import run
+from transfer_cvd.features.store import Store
+from transfer_cvd.photos.splits import group_numbers
+from transfer_cvd.runs import Stopwatch, needs_splits, read_own_photos, run
+from transfer_cvd.training.head import CS, choose_C, class_weights, cross_validate
 
 
 def rows(path):
@@ -18,13 +22,42 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_the_burst_is_on_one_side(own_run):
+def test_all_photos_train_and_the_burst_is_known(own_run):
     report = json.loads((own_run / 'report.json').read_text())
     groups = [[path.rsplit('/', 1)[1] for path in group] for group in report['near_duplicates']]
     assert groups == [['00-60.jpg', '00-80.jpg', '00.jpg']]
-    burst = [row for row in rows(own_run / 'splits.csv') if '/cat/00' in row['path']]
-    assert len(burst) == 3 and len({row['split'] for row in burst}) == 1
-    assert sum(row['origin'].startswith('duplicate of ') for row in burst) == 2
+    assert {(row['split'], row['origin']) for row in rows(own_run / 'splits.csv')} == {('train', 'all train')}
+    assert report['fine_tuning'] is None and report['feature_extraction']['penalty'] > 0
+
+
+@pytest.fixture(scope='module')
+def apart(untidy):
+    """The photos as they are read where some are set aside for the test."""
+    config = TrainConfig(str(untidy), fine_tune_epochs=0, test_share=0.2)
+    return read_own_photos(config, base_model('efficientnet_lite0'), Store.temporary(), None, Stopwatch())
+
+
+def test_with_a_test_share_the_burst_is_on_one_side(apart):
+    found = apart.data.photos
+    burst = [i for i, path in enumerate(found.paths) if '/cat/00' in path]
+    assert len(burst) == 3 and len({found.splits[i] for i in burst}) == 1
+    assert sum(found.origin[i].startswith('duplicate of ') for i in burst) == 2
+    assert not apart.all_train and all(sum(of_class.values()) for of_class in found.counts.values())
+
+
+def test_with_splits_few_photos_are_cross_validated_as_well(apart):
+    assert apart.crossed.probabilities.shape == (54, 2)
+    assert (apart.crossed.probabilities.argmax(axis=1) == apart.data.photos.labels).mean() > 0.8
+
+
+@pytest.mark.parametrize('options, given, n, expected', [
+    ({}, '', 1999, False), ({}, '', 2000, True), ({}, 'test', 50, True), ({'test_share': 0.1}, '', 50, True),
+    ({'epochs': 3}, '', 50, True), ({'fine_tune_epochs': 0}, '', 50, False), ({'fine_tune_epochs': 2}, '', 50, True),
+    ({'augment': 'flip'}, '', 50, True), ({'dropout': 0.1}, '', 50, True),
+])
+def test_photos_are_set_aside_where_that_is_asked_for_or_easily_spared(options, given, n, expected):
+    found = SimpleNamespace(given=[given] * n, paths=['photo.jpg'] * n)
+    assert needs_splits(TrainConfig(**options), found) is expected
 
 
 def test_every_file_is_accounted_for(own_run, untidy):
@@ -34,16 +67,20 @@ def test_every_file_is_accounted_for(own_run, untidy):
     assert [row['path'].rsplit('/', 1)[1] for row in skipped] == ['cut.jpg', 'text.jpg']
     assert all(row['reason'] for row in skipped)
     counts = json.loads((own_run / 'report.json').read_text())['data']['counts']
-    for name in ('train', 'validation', 'test'):
-        assert sum(row['split'] == name for row in split) == sum(counts[name].values()) > 0
+    assert {name: sum(of_class.values()) for name, of_class in counts.items()} == {
+        'train': len(split), 'validation': 0, 'test': 0}
 
 
-def test_few_photos_are_cross_validated(own_run):
+def test_the_figures_are_cross_validated(own_run):
     report = json.loads((own_run / 'report.json').read_text())
-    measured = report['cross_validation']
-    assert measured['n'] == 54 and measured['folds'] == 5
-    low, high = measured['interval']
-    assert low < measured['accuracy'] < high and measured['accuracy'] > 0.8
+    crossed, test = report['cross_validation'], report['test']
+    assert crossed['n'] == test['n'] == 54 and crossed['folds'] == 10
+    low, high = crossed['interval']
+    assert low < crossed['accuracy'] < high and crossed['accuracy'] == test['accuracy'] > 0.8
+    assert [sum(row) for row in test['confusion']] == [*report['data']['counts']['train'].values()]
+    page = (own_run / 'report.html').read_text()
+    assert 'by one of 10 heads that had not seen it' in page and 'test photos' not in page
+    assert 'cross-validated accuracy' in (own_run.parent / 'said.txt').read_text()
 
 
 def test_one_burst_for_a_class(pets, tmp_path, caplog):
@@ -101,6 +138,7 @@ def test_near_duplicates_do_not_vouch_for_each_other():
     shots, labels = rng.normal(size=(60, 30)), np.arange(60) % 2
     features = (np.repeat(shots, 5, axis=0) + rng.normal(scale=0.01, size=(300, 30))).astype(np.float32)
     groups = group_numbers(300, [list(range(i, i + 5)) for i in range(0, 300, 5)])
-    honest = cross_validate(features, np.repeat(labels, 5), groups)['accuracy']
-    leaking = cross_validate(features, np.repeat(labels, 5), np.arange(300))['accuracy']
+    labels = np.repeat(labels, 5)
+    honest, leaking = ((cross_validate(features, labels, kept_together).probabilities.argmax(axis=1) == labels).mean()
+                       for kept_together in (groups, np.arange(300)))
     assert honest < 0.65 < leaking

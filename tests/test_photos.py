@@ -561,7 +561,7 @@ def test_a_split_that_cannot_be_made_is_an_error(tmp_path, missing):
 
 @pytest.mark.parametrize('content, message', [
     ('path,label\nhäuser.png,a\n'.encode('latin-1'), 'not in the encoding UTF-8'),
-    ('path,label\na.png,a\n'.encode('utf-16'), 'not in the encoding UTF-8'),
+    ('path,label\na.png,a\n'.encode('utf-16'), 'in the encoding UTF-16'),
     (b'a.png,a\nb.png,b\n', "no header .*'a.png,a'"),
     (b'', 'no header'),
     (b'path,label\n', 'no photos'),

@@ -42,7 +42,7 @@ def test_a_confusion_matrix_of_many_classes_is_a_picture_of_one_size(n_classes, 
     assert width < 2200 and height < 2200
     assert len(figure.findobj()) < 500  # a text for each cell alone would be thousands
     title = figure.axes[0].get_title()
-    assert title == f'Confusion on {5 * n_classes:,} test photos of {n_classes:,} classes, shades only'
+    assert title == f'Confusion on {5 * n_classes:,} photos of {n_classes:,} classes, shades only'
     shown = figure.axes[0].images[0].get_array()
     assert shown.shape == (n_classes, n_classes) and shown.diagonal().mean() > 0.2 > shown.mean()
 

@@ -194,9 +194,14 @@ def evaluate(
     photos: Annotated[str, typer.Argument(
         help='A folder with a sub-folder of photos for each class, or a .csv with the columns path and label.')],
     as_json: Json = False,
+    path_column: Annotated[
+        Optional[str],
+        typer.Option(help='The column of a table that has the paths. [default: found by its name]')] = None,
+    label_column: Annotated[
+        Optional[str], typer.Option(help='The column that has the labels. [default: found by its name]')] = None,
 ) -> int:
     """Print how good a classifier is on labelled photos."""
-    evaluation = _open(model).evaluate(photos)
+    evaluation = _open(model).evaluate(photos, path_column=path_column, label_column=label_column)
     results = evaluation.results
     for error in evaluation.unreadable:
         print(error, file=sys.stderr)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SWITCH', 'AUGMENTATIONS', 'SCHEDULES', 'PRECISIONS', 'BACKENDS', 'ACTIVATIONS', 'offline', 'Defaults', 'defaults',
            'require_network', 'import_openvino', 'check_choice', 'check_sizes', 'check_epochs', 'check_dropout',
-           'option', 'TrainConfig']
+           'check_test_share', 'option', 'TrainConfig']
 
 # %% ../nbs/inside/config.ipynb #imports0
 import os
@@ -119,6 +119,14 @@ def check_dropout(
     if not 0 <= dropout < 1:
         raise InputError(f'a dropout of {dropout} makes no sense: give a share from 0 to below 1')
 
+
+def check_test_share(
+    share: float | None,  # what was given
+) -> None:
+    """Raise `InputError` unless `share` is None or from 0.02 to 0.5."""
+    if share is not None and not 0.02 <= share <= 0.5:
+        raise InputError(f'a test share of {share} is not possible: give a share from 0.02 to 0.5')
+
 # %% ../nbs/inside/config.ipynb #bdb85a6a
 def option(
     default: object,  # None where it depends on the rest
@@ -137,6 +145,8 @@ class TrainConfig:
         None, 'A folder with a sub-folder of photos for each class, a .csv with the columns path and label, '
         'or a data set.',
         'cats_vs_dogs, offline drawn_pets')
+    path_column: str | None = option(None, 'The column of a table that has the paths.', 'found by its name')
+    label_column: str | None = option(None, 'The column of a table that has the labels.', 'found by its name')
     base: str | None = option(
         None, 'The pretrained network, one of those that `transfer_cvd bases` lists.',
         'mobilenet_v2, offline efficientnet_lite0')
@@ -163,6 +173,9 @@ class TrainConfig:
         0.0, 'The share of the features that the head does without in each step of training, from 0 to below 1.')
     class_weights: bool = option(
         True, 'Count photos of small classes for more where classes differ in size by more than 3 to 1.')
+    test_share: float | None = option(
+        None, 'The share of your photos that is kept for the test, from 0.02 to 0.5; a tenth more is for validation.',
+        '0.1; of fewer than 2,000 photos none, which all train and are tested by cross-validation')
     max_broken: float = option(0.05, 'The share of your photos that may be unreadable, from 0 to 1.')
     seed: int = option(0, 'Decides all that is random: the same seed gives the same result.')
     backend: str = option(
@@ -189,6 +202,7 @@ class TrainConfig:
         check_choice('backend', self.backend, BACKENDS)
         check_choice('precision of activations', self.activations, ACTIVATIONS)
         check_dropout(self.dropout)
+        check_test_share(self.test_share)
         if not 0 <= self.seed < 2**32:
             raise InputError(f'a seed of {self.seed} is not possible: give a whole number from 0 to {2**32 - 1}')
         if self.precision == 'bfloat16' and self.augment == 'full':

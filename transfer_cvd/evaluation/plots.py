@@ -26,16 +26,21 @@ from .metrics import Evaluation, class_recalls
 def plot_history(
     histories: dict[str, dict],  # of a trained `TransferModel`
 ) -> plt.Figure:
-    """Draw accuracy and loss by epoch, training and validation, with a line where each later stage begins."""
+    """Draw accuracy and loss by epoch, training and validation, with a line where each later stage begins.
+
+    A head that was solved for one penalty after the other has steps in place of epochs.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4))
     starts = np.cumsum([len(stage['loss']) for stage in histories.values()])[:-1]
+    solved = any('penalty' in stage for stage in histories.values())
+    xlabel = 'epoch' if not solved else 'step of the head, then epoch' if len(histories) > 1 else 'step of the head'
     for axis, key in zip(axes, ('accuracy', 'loss')):
         for prefix, name in (('', 'training'), ('val_', 'validation')):
             values = [value for stage in histories.values() for value in stage[prefix + key]]
             axis.plot(range(1, len(values) + 1), values, 'o-', markersize=3, label=name)
         for start in starts:
             axis.axvline(start + 0.5, color='gray', linestyle='--', label='fine-tuning begins')
-        axis.set(title=key.capitalize(), xlabel='epoch', ylabel=key)
+        axis.set(title=key.capitalize(), xlabel=xlabel, ylabel=key)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend()
     figure.tight_layout()
@@ -103,7 +108,7 @@ def plot_confusion(
         image = axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
     note, by = ('', '') if n <= NUMBERS_UP_TO else (f' of {n:,} classes, shades only', ', by its label')
     figure.colorbar(image, ax=axis, label='share of the true class')
-    axis.set(title=f'Confusion on {counts.sum():,} test photos{note}', xlabel=f'predicted class{by}',
+    axis.set(title=f'Confusion on {counts.sum():,} photos{note}', xlabel=f'predicted class{by}',
              ylabel=f'true class{by}')
     figure.tight_layout()
     plt.close(figure)

@@ -69,6 +69,11 @@ class Report:
     cross_validation: dict | None = None  # from `cross_validate`, with few photos
     backend: str | None = None  # what computed the activations, '' if nothing did; `engine` in report.json
 
+    @property
+    def all_train(self) -> bool:
+        """Whether no photos were set aside: the figures of the test are then cross-validated."""
+        return self.cross_validation is not None and not any(self.data['counts']['test'].values())
+
     def as_dict(self) -> dict:
         """Return the report as JSON can hold it."""
         left_out = {'backend'} | {name for name in ('schedule', 'cross_validation') if getattr(self, name) is None}
@@ -79,11 +84,12 @@ class Report:
 
     def __str__(self) -> str:
         lines = []
-        for name in ('feature_extraction', 'fine_tuning'):
+        for name in () if self.all_train else ('feature_extraction', 'fine_tuning'):
             if stage := getattr(self, name):
                 undone = f' ({no_gain(stage)})' if no_gain(stage) else ''
                 lines.append(f'validation accuracy, {name.replace("_", " ")}: {stage["accuracy"]:.3f}{undone}')
-        for name, measured in (('cross-validation', self.cross_validation), ('test', self.test)):
+        test = None if self.all_train else self.test
+        for name, measured in (('cross-validated', self.cross_validation), ('test', test)):
             if measured:
                 low, high = measured['interval']
                 lines.append(f'{name} accuracy: {measured["accuracy"]:.3f} '

@@ -25,10 +25,10 @@ from tqdm import tqdm
 from .._files import printable
 from ..errors import InputError
 from ..evaluation.metrics import Evaluation
-from ..photos.folders import SUFFIXES, files_below, list_folder
+from ..photos.folders import SUFFIXES, class_key, files_below, list_folder
 from ..photos.images import UnreadablePhoto, read_photo
 from ..photos.preprocess import format_photo
-from ..photos.tables import list_table
+from ..photos.tables import is_table, list_table
 
 if TYPE_CHECKING:
     from transfer_cvd.photos.data import Data
@@ -155,7 +155,8 @@ class Prediction(NamedTuple):
 
 # %% ../../nbs/using/predicting.ipynb #cell045
 def _require_known(names: list[str], class_names: list[str], what: str) -> None:
-    unknown = [name for name in names if name not in class_names]
+    known_keys = {class_key(name) for name in class_names}
+    unknown = [name for name in names if class_key(name) not in known_keys]
     if unknown:
         known = ', '.join(class_names[:8]) + (', ...' if len(class_names) > 8 else '')
         raise InputError(f'{what} has photos of {", ".join(unknown[:8])}, but the classifier knows {known}: '
@@ -165,23 +166,25 @@ def _require_known(names: list[str], class_names: list[str], what: str) -> None:
 def labelled_photos(
     data: 'str | Path | Data',  # a folder of classes, a .csv with paths and labels, or `Data`
     class_names: list[str],  # of the classifier
+    **columns: str | None,  # `path_column` and `label_column` of a table, see `list_table`
 ) -> Iterable[tuple[str | np.ndarray, int]]:
     """Return paths or pixels with their labels, indices in `class_names`; where there are splits, of the test photos.
 
     Raises `InputError` for classes that are not among `class_names`.
     """
+    number = {class_key(name): label for label, name in enumerate(class_names)}
     if not isinstance(data, (str, Path)):
         _require_known(data.class_names, class_names, data.name)
-        known = np.array([class_names.index(name) for name in data.class_names])
+        known = np.array([number[class_key(name)] for name in data.class_names])
         if data.paths:
             series, indices = data.series_of('test')
             return list(zip(data.paths['test'], known[series.labels[indices]]))
         return ((photo, known[label]) for photo, label in data.raw_test.as_numpy_iterator())
-    listing = (list_table if str(data).lower().endswith('.csv') else list_folder)(data)
+    listing = list_table(data, least=1, **columns) if is_table(data) else list_folder(data, least=1)
     names = [printable(name) for name in listing.names]
     _require_known(names, class_names, printable(data))
     chosen = [photo for photo in listing.photos if photo.split == 'test'] or listing.photos
-    return [(photo.path, class_names.index(names[photo.label])) for photo in chosen]
+    return [(photo.path, number[class_key(names[photo.label])]) for photo in chosen]
 
 # %% ../../nbs/using/predicting.ipynb #cell049
 def evaluate_photos(
@@ -253,9 +256,13 @@ class Predictor:
     def evaluate(
         self,
         data: 'str | Path | Data',  # a folder of classes, a .csv with paths and labels, or `Data`
+        **columns: str | None,  # `path_column` and `label_column` of a table, see `list_table`
     ) -> Evaluation:
-        """Classify labelled photos. Raises `InputError` for unknown classes, and if no photo can be read."""
-        labelled = labelled_photos(data, self.class_names)
+        """Classify labelled photos, of one class or more.
+
+        Raises `InputError` for unknown classes, and if no photo can be read.
+        """
+        labelled = labelled_photos(data, self.class_names, **columns)
         return evaluate_photos(self.run, labelled, self.class_names, self.image_size)
 
 # %% ../../nbs/using/predicting.ipynb #cell060

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from ..config import require_network
 from ..errors import InputError, unknown_name
 from .data import Data, Series, count_labels, identity_of
+from .tables import is_table
 from ..datasets.drawn_pets import builder as _drawn_pets  # noqa: F401 (makes the name drawn_pets known)
 
 # %% ../../nbs/inside/photos/catalogue.ipynb #a111424c
@@ -164,8 +165,8 @@ def is_path(
         return True
     data_set, is_folder = name_or_folder.split('/')[0], os.path.isdir(name_or_folder)
     if data_set not in _known_names():
-        return os.sep in name_or_folder or name_or_folder.endswith('.csv') or os.path.exists(name_or_folder)
+        return os.sep in name_or_folder or is_table(name_or_folder) or os.path.exists(name_or_folder)
     if is_folder and name_or_folder in _names_of(data_set):
         raise InputError(f'{name_or_folder} is a data set and a folder here as well: give ./{name_or_folder} for '
                          'the folder, or run from another folder for the data set')
-    return is_folder or name_or_folder.endswith((os.sep, '.csv'))
+    return is_folder or name_or_folder.endswith(os.sep) or is_table(name_or_folder)

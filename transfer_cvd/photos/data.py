@@ -194,7 +194,7 @@ def read_photos(
         image = tf.numpy_function(read, [path], tf.uint8)
         return tf.ensure_shape(image, (None, None, 3)), label
 
-    encoded = np.array([os.fsencode(path) for path in paths])
+    encoded = np.array([os.fsencode(path) for path in paths], bytes)
     return tf.data.Dataset.from_tensor_slices((encoded, labels)).map(load, tf.data.AUTOTUNE)
 
 # %% ../../nbs/inside/photos/data.ipynb #b3c877c1

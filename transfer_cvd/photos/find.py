@@ -6,7 +6,6 @@
 __all__ = ['find_photos']
 
 # %% ../../nbs/inside/photos/find.ipynb #50baf3d6
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ from .._files import printable
 from .folders import class_warnings, list_folder
 from .scan import check_broken, check_different, check_not_empty, copy_warnings, default_memory
 from .scan import examine_listing, set_aside_contradictory
-from .splits import PhotoFolder, check_splits, decide_splits, split_fraction
-from .tables import list_table
+from .splits import PhotoFolder, check_splits, decide_splits, split_fraction, with_test_share
+from .tables import is_table, list_table
 
 # %% ../../nbs/inside/photos/find.ipynb #aa7d45fc
 def find_photos(
@@ -24,16 +23,21 @@ def find_photos(
     seed: int = 0,  # decides the splits
     max_broken: float = 0.05,  # the share of photos that may be broken; two always may, unless this is 0
     memory: str | Path | None = None,  # a file that remembers what was read; by default one in the user's cache folder
+    test_share: float = 0.1,  # of the photos; another tenth is for validation
+    path_column: str | None = None,  # of a table, by default found by its name
+    label_column: str | None = None,  # of a table, by default found by its name
 ) -> PhotoFolder:
-    """Find, read and split photos: 80% train, 10% validation, 10% test, by content, or as they were given.
+    """Find, read and split photos: by content, 80% train, 10% validation, 10% test, or as they were given.
 
     Identical files are in the same split, and added photos move no others, save where a class would have none in a
     split. Raises `InputError` for a source that is missing, empty or unreadable, for fewer than two classes, for a
     class with fewer than three different photos or none in train, for a split without photos, and for too many broken
     photos.
     """
-    is_table = str(source).lower().endswith('.csv') and not os.path.isdir(source)
-    listing = list_table(source) if is_table else list_folder(source)
+    if is_table(source):
+        listing = list_table(source, path_column=path_column, label_column=label_column)
+    else:
+        listing = list_folder(source)
     check_not_empty(source, listing)
     examined = examine_listing(listing, Path(memory or default_memory(source)))
     check_broken(source, examined, max_broken)
@@ -47,11 +51,11 @@ def find_photos(
         paths=[photo.path for photo in sound],
         labels=np.array([photo.label for photo in sound], np.int64),
         contents=[photo.content.ends + photo.content.whole for photo in sound],
-        fractions=[split_fraction(photo.content.ends, seed) for photo in sound],
+        fractions=[with_test_share(split_fraction(photo.content.ends, seed), test_share) for photo in sound],
         times=[photo.time for photo in sound],
         given=[photo.split for photo in sound],
         skipped=sorted((printable(path), reason) for path, reason in listing.left_out + unusable),
-        lasting_warnings=class_warnings(listing.names) + copy_warnings(examined),
+        lasting_warnings=listing.notes + class_warnings(listing.names) + copy_warnings(examined),
     ))
     check_splits(source, found)
     return found

@@ -61,7 +61,7 @@ def fit_top(
     lower, above = split_model(model, from_layer, precision)
     compile_classifier(model, learning_rate, optimizer)
     compile_classifier(above, learning_rate, optimizer)
-    done = sum(len(stage['loss']) for stage in model.histories.values())
+    done = sum(len(stage['loss']) for stage in model.histories.values() if 'penalty' not in stage)  # in epochs
     history = fit_above(model, above, [Wanted(lower, store.dtype)], data, store, epochs, done_before=done, **kwargs)
     history |= {'learning_rate': learning_rate, 'precision': precision if history['activations'] else 'float32'}
     model.histories = model.histories | {'fine_tuning': history}

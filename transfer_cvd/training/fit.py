@@ -98,16 +98,18 @@ def read_checkpoint(
 class _AfterEachEpoch(keras.callbacks.Callback):
     "Note what an epoch gave, remember the best weights, stop when nothing is gained, and write the checkpoint."
 
-    def __init__(self, state: State, restore_best: bool, patience: int | None, path: Path | None, key: str):
+    def __init__(self, state, restore_best, patience, path, key, clock):
         super().__init__()
         self.state = state
         self.restore_best = restore_best
         self.patience = patience
         self.path = path
         self.key = key
+        self.clock = clock
 
     def on_epoch_end(self, epoch, logs=None):
-        for name, value in logs.items():
+        noted = {'seconds': round(self.clock(), 2)} if self.clock else {}
+        for name, value in (logs | noted).items():
             self.state.history.setdefault(name, []).append(float(value))
         if self.restore_best and self.state.since_best == 0:
             self.state.best = self.model.get_weights()
@@ -130,6 +132,7 @@ def fit(
     undo_if_worse: bool = False,  # end with the start's weights if the last have a higher validation loss
     patience: int | None = None,  # stop when the validation loss has not fallen for so many epochs
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    clock: Callable[[], float] | None = None,  # seconds, noted after each epoch in the history as `seconds`
     class_weight: dict[int, float] | None = None,  # how much a photo of each label counts in training
     verbose: int | str = 'auto',  # as in `keras.Model.fit`
 ) -> dict[str, list[float] | int]:
@@ -148,7 +151,7 @@ def fit(
         state.start_loss = model.evaluate(validation, verbose=0, return_dict=True)['loss']
         state.best = model.get_weights()
     if state.epochs < epochs and not (patience and state.since_best >= patience):
-        after_each_epoch = _AfterEachEpoch(state, restore_best, patience, checkpoint, key)
+        after_each_epoch = _AfterEachEpoch(state, restore_best, patience, checkpoint, key, clock)
         model.fit(train(state.epochs), steps_per_epoch=steps, validation_data=validation, class_weight=class_weight,
                   shuffle=False, initial_epoch=done_before + state.epochs, epochs=last, verbose=verbose,
                   callbacks=[*callbacks, after_each_epoch])

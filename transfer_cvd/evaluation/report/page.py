@@ -30,6 +30,7 @@ from ..explanations import explain_photos, overlay
 from ..metrics import Evaluation, class_recalls
 from ..results import Report
 from ...networks.classifier import TransferModel
+from ...photos.tables import is_table
 
 # %% ../../../nbs/using/report_page.ipynb #cell030
 def in_turn(
@@ -102,7 +103,7 @@ def short_path(
 ) -> str:
     """Return `path` from the data's folder on; a path that lies elsewhere stays whole."""
     folder = os.path.abspath(os.path.expanduser(root))
-    folder = os.path.dirname(folder) if str(root).endswith('.csv') else folder
+    folder = os.path.dirname(folder) if is_table(root) else folder
     inside = os.path.abspath(path).startswith(os.path.join(folder, ''))
     return os.path.relpath(path, folder) if inside else str(path)
 
@@ -206,6 +207,7 @@ class Curve:
     ticks: list[tuple[float, float]]  # y, value
     epochs: list[tuple[float, int]]  # x, number of an epoch that is named
     starts: list[float]  # x where each later stage begins, in the middle between two epochs
+    unit: str = 'epoch'  # or 'step', of a head that was solved for one penalty after the other
 
 # %% ../../../nbs/using/report_page.ipynb #cell080
 def place_curve(
@@ -234,6 +236,7 @@ def place_curve(
         ticks=list(zip(y_of(ticks), ticks.tolist())),
         epochs=[(x[i], i + 1) for i in sorted({0, n // 2, n - 1})],
         starts=[(x[start - 1] + x[start]) / 2 for start in starts],
+        unit='step' if any('penalty' in stage for stage in histories.values()) else 'epoch',
     )
 
 # %% ../../../nbs/using/report_page.ipynb #cell090
