@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -70,6 +71,17 @@ def test_each_is_used_like_the_original(written, small_classifier, pets):
         found = [probabilities(answer) for answer in loaded.predict(pets)]
         assert np.abs(np.array(found) - expected).max() <= max(2 * export.difference, 1e-5)
         assert loaded.evaluate(pets).results['n'] == 60
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_many_threads_get_the_answers_of_one(written, format):
+    loaded = open_classifier(written[1][format].path)
+    photos = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+    alone = [probabilities(loaded.predict(photo)) for photo in photos]
+    assert np.ptp(alone, axis=0).max() > 1e-3  # else an answer to another's photo would not be noticed
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda turn: probabilities(loaded.predict(photos[turn % 8])), range(400)))
+    assert np.abs(np.array(together) - 50 * alone).max() <= 1e-6
 
 
 @pytest.mark.parametrize('format', ['litert', 'onnx', 'openvino'])
@@ -161,3 +173,70 @@ def test_where_it_cannot_be_written(small_classifier, pets, tmp_path, path, mess
     with pytest.raises(InputError, match=message):
         export_classifier(small_classifier, 'saved_model', tmp_path / path, pets)
     assert os.listdir(tmp_path) == ['used'] and json.dumps(os.listdir(tmp_path / 'used')) == '["note"]'
+
+
+ALONE = {
+    'onnx': '''
+import onnxruntime
+session = onnxruntime.InferenceSession(path)
+(entry,) = session.get_inputs()
+assert (entry.name, entry.type) == ('photos', 'tensor(uint8)')
+def ask(photos): return session.run(None, {'photos': photos})[0]
+''',
+    'openvino': '''
+import openvino
+model = openvino.compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+def ask(photos): return model(photos)[0]
+''',
+    'saved_model': '''
+import tensorflow
+signature = tensorflow.saved_model.load(path).signatures['serving_default']
+def ask(photos): return next(iter(signature(photos=tensorflow.constant(photos)).values())).numpy()
+''',
+    'litert': '''
+from ai_edge_litert.interpreter import Interpreter
+interpreter = Interpreter(path)
+interpreter.allocate_tensors()
+(entry,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()
+assert entry['dtype'] == numpy.uint8
+def ask(photos):
+    interpreter.set_tensor(entry['index'], photos)
+    interpreter.invoke()
+    return interpreter.get_tensor(exit_['index'])
+''',
+}
+ALONE['litert_float16'] = ALONE['litert_int8'] = ALONE['litert']
+ASK = '''
+given = numpy.load(photos)
+numpy.savez(answers, **{name: ask(given[name]) for name in given.files})
+assert not any(name.startswith('transfer_cvd') for name in sys.modules)
+'''
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_each_takes_photos_in_its_own_runtime_alone(written, small_classifier, tmp_path, format):
+    rng = np.random.default_rng(0)
+    sizes = [(64, 64)] if format.startswith('litert') else [(64, 64), (1, 7), (375, 500), (531, 1299), (1500, 2000)]
+    photos = {str(size): rng.integers(0, 256, (1, *size, 3), np.uint8) for size in sizes}
+    if not format.startswith('litert'):
+        photos['two'] = rng.integers(0, 256, (2, 150, 99, 3), np.uint8)
+    np.savez(tmp_path / 'photos.npz', **photos)
+    program = 'import sys, numpy\npath, photos, answers = sys.argv[1:]\n' + ALONE[format] + ASK
+    names = str(written[1][format].path), str(tmp_path / 'photos.npz'), str(tmp_path / 'answers.npz')
+    done = subprocess.run([sys.executable, '-P', '-c', program, *names], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    tolerance = {'litert_float16': 1e-2, 'litert_int8': 0.1}.get(format, 1e-5)
+    answers = np.load(tmp_path / 'answers.npz')
+    for name, given in photos.items():
+        expected = small_classifier.model(given).numpy()
+        assert answers[name].shape == expected.shape and np.abs(answers[name] - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_formatted_photos_where_somebody_wants_them(small_classifier, pets, tmp_path, format):
+    export = export_classifier(small_classifier, format, tmp_path / 'pets', pets, formatted=True)
+    opened = exports.open_export(export.path)
+    assert opened.run_photos is None
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 64, 64, 3)).astype(np.float32)
+    tolerance = {'litert_float16': 1e-2, 'litert_int8': 0.1}.get(format, 1e-5)
+    assert np.abs(opened.run(images) - small_classifier.run(images)).max() <= tolerance

@@ -21,7 +21,7 @@ from transfer_cvd._files import printable
 from transfer_cvd.errors import InputError
 from transfer_cvd.photos import scan
 from transfer_cvd.photos.find import find_photos
-from transfer_cvd.photos.images import MAX_PIXELS, UnreadablePhoto, decode_photo, read_photo
+from transfer_cvd.photos.images import MAX_PIXELS, UnreadablePhoto, decode_photo, read_photo, shrink
 from transfer_cvd.photos.preprocess import format_example, format_photo, formatting_layers
 from transfer_cvd.photos.scan import default_memory, hash_ends, recall
 from transfer_cvd.photos.splits import BORDERS, PhotoFolder, assign_splits, split_fraction
@@ -351,11 +351,12 @@ def test_all_libraries_format_alike(image_size):
     formatting = keras.Model(photos, formatting_layers(photos, image_size))
     assert formatting.output.dtype == 'float32'
     rng = np.random.default_rng(image_size)
-    for height, width in ((1, 1), (2, 500), (image_size, image_size), (375, 500), (640, 333), (1001, 7)):
+    for height, width in ((1, 1), (2, 500), (image_size, image_size), (375, 500), (640, 333), (1001, 7), (643, 1299)):
         photo = rng.integers(0, 256, (height, width, 3), np.uint8)
-        by_numpy = format_photo(photo, image_size)
+        read = np.asarray(shrink(Image.fromarray(photo), 2 * image_size))
+        by_numpy = format_photo(read, image_size)
         assert by_numpy.shape == (image_size, image_size, 3) and by_numpy.dtype == np.float32
-        assert np.array_equal(by_numpy, format_example(photo, 0, image_size)[0].numpy())
+        assert np.array_equal(by_numpy, format_example(read, 0, image_size)[0].numpy())
         assert np.abs(formatting(photo[None])[0].numpy() - by_numpy).max() < 1e-5
 
 

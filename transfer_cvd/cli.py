@@ -265,8 +265,11 @@ def export(
         typer.Option(help='Photos to compare the export with the original on, a folder or a .csv. '
                      '[default: drawn pictures]', show_default=False),
     ] = None,
+    formatted: Annotated[
+        bool, typer.Option('--formatted', help='Let it take photos that are resized and scaled to [-1, 1] already.')
+    ] = False,
 ) -> None:
-    """Write a classifier in another format.
+    """Write a classifier in another format, for photos as they are.
 
     It is checked whether it answers like the original.
     """
@@ -274,7 +277,7 @@ def export(
     from transfer_cvd.inference.exports import export_classifier
     from transfer_cvd.inference.classifier import Classifier
 
-    print(export_classifier(Classifier.load(model), form, out, data))
+    print(export_classifier(Classifier.load(model), form, out, data, formatted))
 
 # %% ../nbs/using/command_line.ipynb #cell033
 @app.command()

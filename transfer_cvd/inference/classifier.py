@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
+from PIL import Image
 
 from .._files import printable, replacing
 from ..config import check_keras
@@ -27,6 +28,7 @@ from ..evaluation.results import Report
 from .exports import Export, export_classifier
 from .predictor import MEMBER, Predictor, run_afresh
 from ..networks.classifier import probability_layer, to_probabilities, with_named_parts
+from ..photos.images import shrink
 from ..photos.inputs import open_photo, single_photos
 from ..photos.preprocess import format_photo, formatting_layers
 
@@ -37,7 +39,7 @@ def serving_model(
 ) -> keras.Model:
     """Return a model from uint8 RGB photos `(n, height, width, 3)` to probabilities `(n, n_classes)`, float32.
 
-    Photos may have any size. It scales and resizes as `format_example` does, and has Keras' own layers only. The
+    Photos may have any size. It formats them as in training (`formatting_layers`), by Keras' own operations only. The
     probabilities are in the order of `class_names`. Raises `ValueError` if the network has not as many outputs as
     there are names.
     """
@@ -49,7 +51,8 @@ def serving_model(
     plain.set_weights(network.get_weights())
     plain.trainable = False
     photos = keras.Input((None, None, 3), dtype='uint8', name='photos')
-    logits = plain(formatting_layers(photos, network.input_shape[1]), training=False)
+    formatting = keras.Model(photos, formatting_layers(photos, network.input_shape[1]), name='formatting')
+    logits = plain(formatting(photos), training=False)
     return keras.Model(photos, probability_layer(n_logits)(logits), name='classifier')
 
 
@@ -65,8 +68,10 @@ def expected_probabilities(
     photos: Sequence[np.ndarray],  # uint8 (height, width, 3), of any sizes
 ) -> np.ndarray:
     """Return what `network` says of `photos`, float32 `(n, n_classes)`, by way of the formatting used in training."""
+    size = network.input_shape[1]
     with tf.device('CPU'):
-        images = np.stack([format_photo(photo, network.input_shape[1]) for photo in photos])
+        read = [np.asarray(shrink(Image.fromarray(photo), 2 * size)) for photo in photos]
+        images = np.stack([format_photo(photo, size) for photo in read])
         return to_probabilities(network(images, training=False))
 
 # %% ../../nbs/using/classifier.ipynb #cell033
@@ -99,7 +104,7 @@ def fresh_probabilities(
 
 # %% ../../nbs/using/classifier.ipynb #cell038
 def random_photos(
-    sizes: Sequence[tuple[int, int]] = ((240, 320), (333, 250), (64, 64), (1, 7)),  # height and width of each
+    sizes: Sequence[tuple[int, int]] = ((240, 320), (333, 250), (64, 64), (1, 7), (1283, 999)),  # heights and widths
 ) -> list[np.ndarray]:
     """Return pictures of random pixels, uint8 `(height, width, 3)`, the same ones each time."""
     rng = np.random.default_rng(0)
@@ -246,6 +251,7 @@ class Classifier(Predictor):
         format: str,  # one of `transfer_cvd.inference.exports.FORMATS`, such as 'litert' or 'onnx'
         path: str | Path,  # where to; the format's suffix is added, a file that is there is replaced
         data: str | Path | None = None,  # photos to compare on, a folder or a .csv file; by default drawn pets
+        formatted: bool = False,  # let it take formatted photos, float32 in [-1, 1], in place of uint8 ones
     ) -> Export:
         """Write the classifier in another format, and say how its answers differ from the original's."""
-        return export_classifier(self, format, path, data)
+        return export_classifier(self, format, path, data, formatted)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    import keras
     import tensorflow as tf
+    from keras import KerasTensor
 
 # %% ../../nbs/inside/photos/preprocess.ipynb #aabdd980
 RECIPE = 'scaled to [-1, 1], then bilinear, 2'  # changes when any photo would be formatted to other pixels
@@ -62,15 +62,85 @@ def format_photo(
     return upper.reshape(image_size, image_size, 3)
 
 # %% ../../nbs/inside/photos/preprocess.ipynb #56ee6dab
-def formatting_layers(
-    photos: 'keras.KerasTensor',  # uint8 (n, height, width, 3), of any size
-    image_size: int,  # pixels a side of the result
-) -> 'keras.KerasTensor':
-    """Apply the layers 'scale' and 'resize', and return float32 `(n, image_size, image_size, 3)` in [-1, 1]."""
-    import keras
+def _line(photos: 'KerasTensor', axis: int) -> 'KerasTensor':
+    "Return as many ones as photos have rows (axis 1) or columns (axis 2), int32; there may be no photo at all."
+    from keras import ops
 
-    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1, name='scale')(photos)
-    return keras.layers.Resizing(image_size, image_size, interpolation='bilinear', name='resize')(scaled)
+    edge, others = (photos[:, :, :1, :1], (0, 2, 3)) if axis == 1 else (photos[:, :1, :, :1], (0, 1, 3))
+    return ops.ones_like(ops.sum(ops.cast(edge, 'int32'), axis=others))
+
+
+def _square_side(rows: 'KerasTensor', columns: 'KerasTensor', image_size: int) -> 'KerasTensor':
+    "Return the side of the squares to average, int32: the largest power of two that leaves twice `image_size`."
+    from keras import ops
+
+    fitting = ops.minimum(ops.sum(rows), ops.sum(columns)) // (2 * image_size)
+    sides = 2 ** np.arange(1, 14, dtype=np.int32)
+    return 1 + ops.sum(ops.cast(ops.greater_equal(fitting, sides), 'int32') * (sides // 2))
+
+
+def _needed_squares(line: 'KerasTensor', side: 'KerasTensor', image_size: int) -> 'tuple[KerasTensor, ...]':
+    """Return start and end of the `2 * image_size` squares along a line, and how far each new pixel lies between two.
+
+    The first half of them lies above the new pixels, the second half below.
+    """
+    from keras import ops
+
+    length = ops.sum(line)
+    number = ops.cast((length + side - 1) // side, 'float32')
+    size = ops.cast(ops.minimum(length, 0) + image_size, 'float32')  # of a constant, TF takes the reciprocal
+    at = (number / size) * np.arange(0.5, image_size, dtype=np.float32) - 0.5
+    low = ops.floor(at)
+    squares = ops.concatenate([ops.maximum(low, 0.0), ops.minimum(ops.ceil(at), number - 1.0)])
+    start = ops.cast(squares, 'int32') * side
+    return start, ops.minimum(start + side, length), at - low
+
+
+def _square_sums(photos: 'KerasTensor', columns: 'KerasTensor', down: tuple, across: tuple) -> 'KerasTensor':
+    "Return the sums of pixels in the needed squares, float32 `(n, 2 * image_size, 2 * image_size, 3)`."
+    from keras import ops
+
+    (top, bottom), (left, right) = down, across
+    sums = ops.cumsum(ops.cast(photos, 'float32'), axis=1)
+    begun = ops.reshape(ops.cast(top > 0, 'float32'), (1, -1, 1, 1))
+    strips = ops.take(sums, bottom - 1, axis=1) - ops.take(sums, ops.maximum(top - 1, 0), axis=1) * begun
+    column = ops.expand_dims(ops.cumsum(columns) - 1, 1)
+    inside = ops.logical_and(column >= ops.expand_dims(left, 0), column < ops.expand_dims(right, 0))
+    return ops.einsum('nswc,wt->nstc', strips, ops.cast(inside, 'float32'))
+
+
+def _rounded_means(sums: 'KerasTensor', side: 'KerasTensor', height: 'KerasTensor',
+                   width: 'KerasTensor') -> 'KerasTensor':
+    "Divide sums by the numbers of pixels and round as Pillow does: halves go up, but not in squares cut off unevenly."
+    from keras import ops
+
+    height, width = ops.reshape(height, (1, -1, 1, 1)), ops.reshape(width, (1, 1, -1, 1))
+    uneven = ops.cast(ops.logical_or(side % height > 0, side % width > 0), 'float32')
+    pixels = height * width
+    half = ops.cast(pixels // 2, 'float32') - 0.5 * uneven
+    return ops.floor((sums + half) / ops.cast(pixels, 'float32'))
+
+# %% ../../nbs/inside/photos/preprocess.ipynb #layers01
+def formatting_layers(
+    photos: 'KerasTensor',  # uint8 (n, height, width, 3), of any size
+    image_size: int,  # pixels a side of the result
+) -> 'KerasTensor':
+    """Average large photos, scale to [-1, 1], resize; return float32 `(n, image_size, image_size, 3)`.
+
+    Equals `read_photo(path, image_size)` and then `format_photo`, to rounding.
+    """
+    from keras import ops
+
+    rows, columns = _line(photos, 1), _line(photos, 2)
+    side = _square_side(rows, columns, image_size)
+    top, bottom, down = _needed_squares(rows, side, image_size)
+    left, right, across = _needed_squares(columns, side, image_size)
+    sums = _square_sums(photos, columns, (top, bottom), (left, right))
+    scaled = _rounded_means(sums, side, bottom - top, right - left) / 127.5 - 1.0
+    left, right = ops.split(scaled, 2, axis=2)
+    mixed = left + (right - left) * ops.reshape(across, (1, 1, -1, 1))
+    above, below = ops.split(mixed, 2, axis=1)
+    return above + (below - above) * ops.reshape(down, (1, -1, 1, 1))
 
 # %% ../../nbs/inside/photos/preprocess.ipynb #2445bcdf
 def recipe_in_words(
