@@ -186,7 +186,9 @@ async function start() {
   try {
     about = await (await fetch('classifier.json')).json();
     ort.env.wasm.numThreads = 1; // more need headers that few servers send
-    session = await ort.InferenceSession.create('classifier.onnx', { executionProviders: ['wasm'] });
+    ort.env.logLevel = 'error'; // it warns of the second entry, which is meant
+    const options = { executionProviders: ['wasm'], logSeverityLevel: 3 };
+    session = await ort.InferenceSession.create('classifier.onnx', options);
   } catch (error) {
     const served = location.protocol !== 'file:';
     element('state').textContent = served

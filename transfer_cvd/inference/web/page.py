@@ -118,11 +118,11 @@ def _manifest(title: str) -> str:
     return json.dumps(named | colours | {'icons': icons}, indent=2, ensure_ascii=False)
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: list[str], last: str) -> str:
     "The classes in a sentence, of many only the first ones."
     if len(names) > 6:
-        return f'{", ".join(names[:5])} and {len(names) - 5} further classes'
-    return f'{", ".join(names[:-1])} and {names[-1]}'
+        return f'{", ".join(names[:5])} {last} {len(names) - 5} further classes'
+    return f'{", ".join(names[:-1])} {last} {names[-1]}'
 
 
 def _version(folder: Path, files: list[str]) -> str:
@@ -141,8 +141,9 @@ def write_page(
     folder, here = Path(folder), resources.files(PACKAGE)
     environment = jinja2.Environment(loader=jinja2.PackageLoader(PACKAGE, ''), autoescape=True,
                                      undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    classes = _listed(about['class_names'])
-    title = classes[:1].upper() + classes[1:]
+    classes = _listed(about['class_names'], 'and')
+    title = _listed(about['class_names'], 'or') + '?'
+    title = title[:1].upper() + title[1:]
     texts = {name: (here / name).read_text(encoding='utf-8')
              for name in ('app.js', 'style.css', 'LICENSE-onnxruntime.txt')}
     texts['classifier.json'] = json.dumps(about, indent=2, ensure_ascii=False)
