@@ -234,10 +234,10 @@ except UnreadablePhoto as error:
     assert (said.stdout, said.stderr) == ("it is in the format HEIC, which needs pip install 'transfer_cvd[heif]'", '')
 
 
-def verdict(data, image_size=None):
+def verdict(data, **options):
     """Why a photo cannot be decoded, or 'sound'."""
     try:
-        decode_photo(data, 'photo.jpg', image_size)
+        decode_photo(data, 'photo.jpg', **options)
     except UnreadablePhoto as error:
         return error.reason
     return 'sound'
@@ -256,7 +256,7 @@ def test_decoding_an_eighth_finds_what_decoding_all_finds(options):
         for index in rng.integers(2, len(whole), rng.integers(1, 4)) if anywhere else rng.integers(2, 700, 1):
             damaged[index] = rng.choice([0, 0xFF, 0xD9, 0xC4, rng.integers(256)])
         data = bytes(damaged[:rng.integers(len(whole))] if rng.random() < 0.2 else damaged)
-        verdicts.append((verdict(data, 1), verdict(data)))
+        verdicts.append((verdict(data, smallest=True), verdict(data)))
     assert all((eighth == 'sound') == (thorough == 'sound') for eighth, thorough in verdicts)
     assert 20 < sum(eighth == 'sound' for eighth, _ in verdicts) < 140
 

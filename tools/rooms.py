@@ -25,7 +25,7 @@ ORDER = (  # from low to high: a room imports from rooms that stand before it, a
     'chapters', 'runs', 'cli', 'all',
 )
 ABOVE_CHAPTERS = ('runs', 'cli', 'all')  # the only rooms that may import a chapter
-NOT_ROOMS = ('', '_modidx')  # the package itself, and the index that nbdev writes
+NOT_ROOMS = ('', '_modidx', '__main__')  # the package itself, the index that nbdev writes, and `python -m`
 BEGIN = '<!-- The map of rooms, written by tools/rooms.py: do not edit. -->'
 END = '<!-- The end of the map of rooms. -->'
 INDEXES = ('nbs/using/index.ipynb', 'nbs/inside/index.ipynb')  # the lists of notebooks

@@ -6,7 +6,6 @@
 __all__ = ['SUFFIX', 'SETTINGS', 'LOCK', 'Stopped', 'work_folder', 'read_settings', 'working_in', 'working_for', 'resumed']
 
 # %% ../nbs/inside/work_folder.ipynb #imports0
-import errno
 import json
 import logging
 import os
@@ -107,10 +106,10 @@ def working_in(
     Raises `InputError` if `out` is in use or cannot be moved to, if another run works for it or an unfinished one has
     other settings, and if there is no room or no permission to write; `Stopped` after Ctrl-C.
     """
-    _check_place(out)
     work = work_folder(out)
     new = False
     try:
+        _check_place(out)
         work.mkdir(parents=True, exist_ok=True)
         with FileLock(work / LOCK, timeout=0):
             new = _begin(out, work, settings)
@@ -119,6 +118,9 @@ def working_in(
             work.replace(out)
             for name in (SETTINGS, LOCK):
                 (out / name).unlink(missing_ok=True)
+    except NotImplementedError:  # from the lock
+        raise InputError(f'{printable(work)} lies where files cannot be locked, as in some network folders: '
+                         'choose another --out') from None
     except Timeout:
         raise InputError(f'another run is writing to {printable(work)}: wait for it, or choose another --out') from None
     except InputError:
@@ -129,7 +131,7 @@ def working_in(
         raise Stopped(f'stopped; the same command, or transfer_cvd train --resume {printable(out)}, '
                       'goes on from here') from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR):
+        if error.errno is None:
             raise
         raise InputError(f'cannot write {printable(error.filename or work)} ({os.strerror(error.errno)}): '
                          'make room or choose another --out; the same command goes on') from None
@@ -137,7 +139,7 @@ def working_in(
 # %% ../nbs/inside/work_folder.ipynb #a72e4bf7
 def _check_apart(out: Path, data: str | None) -> None:
     "Raise `InputError` if the results would lie among the photos."
-    if data and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+    if data and Path(data).is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(data)):
         raise InputError(f'{out} lies in {data}, where each sub-folder is a class: choose an --out outside of it')
 
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import Field, fields
 from importlib.metadata import version
@@ -21,24 +22,33 @@ from typing import Annotated, Optional, get_type_hints
 import typer
 from typer.exceptions import TyperException
 
+from ._files import open_channels, printable
 from ._work_folder import Stopped, resumed, working_for
 from .config import TrainConfig, offline as is_offline
 from .errors import InputError
 
 # %% ../nbs/using/command_line.ipynb #cell006
 def load_tensorflow() -> None:
-    """Import TensorFlow with memory that is reused, and without its messages about drivers and processors."""
+    """Import TensorFlow with memory that is reused, and without its messages about drivers and processors.
+
+    What a person has set for Keras and matplotlib elsewhere is put back to the defaults.
+    """
     os.environ.setdefault('TF_CPU_ALLOCATOR_USE_BFC', '1')
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     from transfer_cvd._files import quiet
 
     with quiet():
         import absl.logging
+        import keras
+        import matplotlib
         import tensorflow as tf
 
         absl.logging.set_verbosity('error')
         tf.constant(0)  # the first operation looks for devices
         tf.get_logger().setLevel('ERROR')
+    keras.config.set_image_data_format('channels_last')
+    keras.config.set_floatx('float32')
+    matplotlib.rcdefaults()
 
 # %% ../nbs/using/command_line.ipynb #74660392
 class _Shown(logging.Handler):
@@ -156,6 +166,13 @@ ModelPath = Annotated[
 Json = Annotated[bool, typer.Option('--json', help='Print one JSON object a line, and nothing else.')]
 
 
+def _print_json(
+    value: object,  # as JSON can hold it
+) -> None:
+    """Print a value as JSON on one line, in ASCII where the output cannot take all characters."""
+    print(json.dumps(value, ensure_ascii=not (sys.stdout.encoding or '').lower().startswith('utf')))
+
+
 def _open(model: Path):
     "The classifier in a file. TensorFlow is loaded only for the kinds that need it."
     if model.suffix == '.keras' or model.is_dir():
@@ -174,12 +191,10 @@ def predict(
         Optional[int], typer.Option(min=1, help='So many classes for each photo, the most probable first.')] = None,
 ) -> int:
     """Print class and probability of each photo."""
-    from transfer_cvd._files import printable
-
     answers = _open(model).predict(photos)
     for answer in answers:
         if as_json:
-            print(json.dumps(answer.as_json(top), ensure_ascii=False))
+            _print_json(answer.as_json(top))
         elif answer.error:
             print(answer.error, file=sys.stderr)
         else:
@@ -206,7 +221,7 @@ def evaluate(
     for error in evaluation.unreadable:
         print(error, file=sys.stderr)
     if as_json:
-        print(json.dumps(results, ensure_ascii=False))
+        _print_json(results)
     else:
         low, high = results['interval']
         print(f'accuracy {results["accuracy"]:.3f} (95% interval {low:.3f} to {high:.3f}, {results["n"]:,} photos), '
@@ -281,11 +296,23 @@ def bases() -> None:
 STOPPED = 130  # exit code after Ctrl-C
 
 
+def _prepare() -> None:
+    "Make the process one in which output goes somewhere, in any encoding, and pictures are drawn without a screen."
+    open_channels()
+    os.environ['MPLBACKEND'] = 'Agg'  # a notebook's own would be inherited
+    if not os.environ.get('HOME', 'unset') or not os.path.isabs(os.path.expanduser('~')):
+        os.environ['HOME'] = tempfile.gettempdir()  # of a user without a home, as in some containers
+    for channel in (sys.stdout, sys.stderr):
+        if hasattr(channel, 'reconfigure'):
+            channel.reconfigure(errors='backslashreplace')
+
+
 def main() -> None:
     """Run the command line.
 
     The exit code is 0, 1 if some photos could not be read, 2 for wrong input, 130 when stopped by Ctrl-C.
     """
+    _prepare()
     try:
         status = app(standalone_mode=False)
         if status == STOPPED:  # what Typer makes of Ctrl-C
@@ -296,6 +323,11 @@ def main() -> None:
         status = _fail(f'{error.format_message()} (transfer_cvd --help lists what there is)', 2)
     except Stopped as stop:
         status = _fail(str(stop), STOPPED)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        place = f' {printable(error.filename)}' if error.filename else ''
+        status = _fail(f'cannot use{place} ({os.strerror(error.errno)}): choose another place', 2)
     sys.exit(status or 0)
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SWITCH', 'AUGMENTATIONS', 'SCHEDULES', 'PRECISIONS', 'BACKENDS', 'ACTIVATIONS', 'offline', 'Defaults', 'defaults',
-           'require_network', 'import_openvino', 'check_choice', 'check_sizes', 'check_epochs', 'check_dropout',
-           'check_test_share', 'option', 'TrainConfig']
+           'require_network', 'check_keras', 'import_openvino', 'check_choice', 'check_sizes', 'check_epochs',
+           'check_dropout', 'check_test_share', 'option', 'TrainConfig']
 
 # %% ../nbs/inside/config.ipynb #imports0
 import os
@@ -49,6 +49,13 @@ def defaults(
     return Defaults('cats_vs_dogs', 'mobilenet_v2', hint)
 
 # %% ../nbs/inside/config.ipynb #cell022
+def _proxy() -> tuple[str, int] | None:
+    "Host and port of the proxy in use, whose address may lack http://. Raises `ValueError` for a port that cannot be."
+    given = os.environ.get('https_proxy') or os.environ.get('HTTPS_PROXY') or ''
+    proxy = urlsplit(given if '://' in given else f'http://{given}')
+    return (proxy.hostname, proxy.port or 80) if proxy.hostname else None
+
+
 def require_network(
     url: str,  # where the download would come from
     what: str,  # what would be downloaded, for the message
@@ -56,8 +63,11 @@ def require_network(
 ) -> None:
     """Raise `InputError` unless the host of `url`, or the proxy in use, accepts a connection in time."""
     host = urlsplit(url).hostname
-    proxy = urlsplit(os.environ.get('https_proxy') or os.environ.get('HTTPS_PROXY') or '')
-    address = (proxy.hostname, proxy.port or 80) if proxy.hostname else (host, 443)
+    try:
+        address = _proxy() or (host, 443)
+    except ValueError:
+        raise InputError(f'the proxy {os.environ.get("https_proxy") or os.environ["HTTPS_PROXY"]} has no port that can '
+                         'be: correct https_proxy') from None
     try:
         socket.create_connection(address, timeout).close()
     except OSError:
@@ -65,6 +75,24 @@ def require_network(
             f'{what} is not on this machine and {host} cannot be reached: connect to a network, '
             f'or use --offline ({SWITCH}=1), which needs none'
         ) from None
+
+# %% ../nbs/inside/config.ipynb #5c11a013
+def check_keras() -> None:
+    """Raise `InputError` for settings of Keras that this package does not work with."""
+    import keras
+
+    settings = {
+        'the backend': (keras.config.backend(), 'tensorflow',
+                        'set KERAS_BACKEND to tensorflow before Keras is imported'),
+        'the order of axes': (keras.config.image_data_format(), 'channels_last',
+                              "call keras.config.set_image_data_format('channels_last')"),
+        'the precision': (keras.config.floatx(), 'float32', "call keras.config.set_floatx('float32')"),
+        'the global policy': (keras.config.dtype_policy().name, 'float32',
+                              "call keras.config.set_dtype_policy('float32'); fine-tuning takes precision='bfloat16'"),
+    }
+    for what, (found, needed, remedy) in settings.items():
+        if found != needed:
+            raise InputError(f'{what} of Keras is {found}, and {needed} is needed: {remedy}')
 
 # %% ../nbs/inside/config.ipynb #cell026
 def import_openvino() -> ModuleType:

@@ -27,7 +27,7 @@ from ._files import printable, write_table
 from ._statistics import accuracy_interval
 from ._work_folder import working_for
 from .base_model import base_model
-from .config import TrainConfig, defaults, offline
+from .config import TrainConfig, check_keras, defaults, offline
 from .data import load_data
 from .evaluation.metrics import Evaluation
 from .evaluation.plots import boxes_for_missing_glyphs, plot_confusion, plot_history, plot_mistakes
@@ -244,7 +244,7 @@ class Stages:
             'class_weight': self.class_weight,
             'augment': self.config.augment,
             'store': self.store,
-            'verbose': 1 if sys.stdout.isatty() else 2,
+            'verbose': 1 if sys.stdout and sys.stdout.isatty() else 2,
         }
 
     def _key(self) -> str:
@@ -383,6 +383,7 @@ def run(
     used = defaults(config.offline or offline())
     used = used._replace(data=config.data or used.data, base=config.base or used.base)
     _logger.info('%s', used._replace(data=printable(used.data)))
+    check_keras()
     keras.utils.set_random_seed(config.seed)
     watch, store = Stopwatch(), _store(config)
     backbone = base_model(used.base, config.image_size)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import keras
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
@@ -124,6 +125,7 @@ def overlay(
     return (grey * (1 - opacity) + colour * opacity).round().astype(np.uint8)
 
 # %% ../../nbs/using/explanations.ipynb #cell026
+@matplotlib.rc_context({'text.usetex': False})
 def draw_explanation(
     photo: np.ndarray,  # uint8 (height, width, 3)
     heat: np.ndarray,  # float (height, width) in [0, 1]

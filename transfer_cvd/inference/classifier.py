@@ -21,13 +21,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .._files import printable, replacing
+from ..config import check_keras
 from ..errors import InputError
 from ..evaluation.explanations import draw_explanation, explain_photos
 from ..evaluation.results import Report
 from .exports import Export, export_classifier
 from .predictor import MEMBER, Predictor, run_afresh
 from ..networks.classifier import probability_layer, to_probabilities, with_named_parts
-from ..photos.images import read_photo, shrink
+from ..photos.images import shrink
+from ..photos.inputs import open_photo, single_photos
 from ..photos.preprocess import format_photo, formatting_layers
 
 # %% ../../nbs/using/classifier.ipynb #cell017
@@ -159,6 +161,7 @@ def read_model(
 
     Raises `InputError` if there is none or it is another kind of file.
     """
+    check_keras()
     shown = printable(path)
     try:
         about = _read_about(path)
@@ -235,10 +238,10 @@ class Classifier(Predictor):
 
     def explain(
         self,
-        photo: str | Path | np.ndarray,  # a file, or pixels uint8 (height, width, 3)
+        photo: object,  # one photo: a path, bytes, an open file, a picture, an array or tensor
     ) -> Figure:
         """Draw which parts of a photo speak for the class it is given (Grad-CAM). Raises `UnreadablePhoto`."""
-        pixels = photo if isinstance(photo, np.ndarray) else read_photo(photo, self.image_size)
+        pixels = open_photo(next(single_photos(photo)), self.image_size)
         answer = self.predict(pixels)
         heat, = explain_photos(with_named_parts(self.network), [pixels])
         return draw_explanation(pixels, heat, f'{answer.class_name}, {answer.probability:.3f}')

@@ -30,11 +30,11 @@ import numpy as np
 from .._files import printable, quiet
 from ..config import import_openvino
 from ..errors import InputError, unknown_name
-from .predictor import BATCH, MEMBER, Predictor, formatted_batches, labelled_photos, list_photos
+from .predictor import BATCH, MEMBER, Predictor, formatted_batches, labelled_photos
 from .predictor import run_afresh
 from .web.page import MODEL, fetch_runtime, find_runtime, write_page
 from ..photos.folders import look_into
-from ..photos.images import read_photo
+from ..photos.inputs import open_photo, single_photos
 from ..photos.preprocess import formatting_layers, recipe_in_words
 
 if TYPE_CHECKING:
@@ -511,7 +511,7 @@ def samples(
     if data is None:
         pairs = _drawn(classifier.class_names)
     elif os.path.isdir(data) and not look_into(data)[0]:
-        pairs = [(path, None) for path in list_photos(data)]
+        pairs = [(path, None) for path in single_photos(data)]
     else:
         pairs = list(labelled_photos(data, classifier.class_names))
     pairs = pairs[::max(1, math.ceil(len(pairs) / COMPARED))]
@@ -523,7 +523,7 @@ def samples(
                          'give more, to compare the export on')
     images, photos, labels = zip(*sound)
     source = 'drawn pictures' if data is None else printable(data)
-    whole = [photo if isinstance(photo, np.ndarray) else read_photo(photo) for photo in photos[:COMPARED_WHOLE]]
+    whole = [open_photo(photo) for photo in photos[:COMPARED_WHOLE]]
     return Samples(np.stack(images), None if None in labels else np.array(labels), source, whole)
 
 # %% ../../nbs/using/exports.ipynb #cell059

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..config import require_network
+from ..config import check_keras, require_network
 from ..errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -269,6 +269,7 @@ def load_backbone(
     """
     if weights not in ('imagenet', None):
         raise InputError(f"there are no weights {weights!r}: give 'imagenet', or None for random weights")
+    check_keras()
     if weights is None or base.keras_name is None:
         return build_backbone(base, image_size, weights)
     source, path = require_weights(base, image_size), weights_path(base, image_size)

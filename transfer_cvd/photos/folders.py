@@ -22,7 +22,7 @@ from ..errors import InputError
 # %% ../../nbs/inside/photos/folders.ipynb #418b5ce2
 SUFFIXES = (
     '.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff',
-    '.heic', '.heif', '.avif',
+    '.heic', '.heif', '.avif', '.jp2', '.j2k', '.ppm', '.pgm', '.pnm', '.tga',
 )
 _LEFT_BY_SYSTEMS = ('Thumbs.db', 'desktop.ini', '__MACOSX')
 

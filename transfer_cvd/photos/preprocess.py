@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from keras import KerasTensor
 
 # %% ../../nbs/inside/photos/preprocess.ipynb #aabdd980
-RECIPE = 'scaled to [-1, 1], then bilinear, 1'  # changes when any photo would be formatted to other pixels
+RECIPE = 'scaled to [-1, 1], then bilinear, 2'  # changes when any photo would be formatted to other pixels
 
 # %% ../../nbs/inside/photos/preprocess.ipynb #74a29b57
 def format_example(

@@ -66,7 +66,7 @@ def examine(
         return Facts(0, 0, Content(''), error.reason)
     reason = ''
     try:
-        decode_photo(data, path, image_size=1)
+        decode_photo(data, path, smallest=True)
     except UnreadablePhoto as error:
         reason = error.reason
     return Facts(len(data), time, Content(hash_ends(data)), reason)
@@ -207,7 +207,7 @@ def check_broken(
         raise InputError(
             f'{len(broken)} of {len(examined)} photos in {printable(source)} cannot be read, '
             f'more than {max_broken:.0%} (the first is {printable(broken[0].path)}: {broken[0].reason}): '
-            'repair or remove them, or raise max_broken'
+            'repair or remove them, or allow more with --max-broken (in Python max_broken)'
         )
 
 # %% ../../nbs/inside/photos/scan.ipynb #bef9e101
