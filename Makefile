@@ -69,5 +69,5 @@ $(VENV)/.train: $(VENV)/.pip $(SETUP)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.train
-	$(PIP) install --quiet $(PINNED) -e '.[offline,heif,fast,tensorboard,export,dev]'
+	$(PIP) install --quiet $(PINNED) -e '.[offline,heif,fast,tensorboard,export,mobile,dev]'
 	@touch $@

@@ -8,7 +8,7 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='], interpolation=None)
 parser.read(here / 'settings.ini', encoding='utf-8')
 facts = parser['DEFAULT']
-names = ('offline', 'heif', 'fast', 'tensorboard', 'export', 'dev')
+names = ('offline', 'heif', 'fast', 'tensorboard', 'export', 'mobile', 'dev')
 extras = {name: facts[f'{name}_requirements'].split() for name in names}
 home = f"https://github.com/{facts['user']}/{facts['repo']}"
 
@@ -33,7 +33,11 @@ setup(
         'Typing :: Typed',
     ],
     packages=find_packages(include=['transfer_cvd', 'transfer_cvd.*']),
-    package_data={'transfer_cvd': ['py.typed'], 'transfer_cvd.evaluation.report': ['*.j2', '*.css']},
+    package_data={
+        'transfer_cvd': ['py.typed'],
+        'transfer_cvd.evaluation.report': ['*.j2', '*.css'],
+        'transfer_cvd.inference.web': ['*.j2', '*.css', '*.js', '*.txt'],
+    },
     python_requires=f">={facts['min_python']}",
     install_requires=facts['requirements'].split(),
     extras_require=extras,

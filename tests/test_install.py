@@ -82,7 +82,7 @@ def facts(wheel):
         return HeaderParser().parsestr(file.read(name).decode())
 
 
-@pytest.mark.parametrize('extra', ['', 'offline', 'heif', 'fast', 'tensorboard', 'export', 'dev'])
+@pytest.mark.parametrize('extra', ['', 'offline', 'heif', 'fast', 'tensorboard', 'export', 'mobile', 'dev'])
 def test_requirements_are_those_of_the_settings(wheel, extra):
     key = f'{extra}_requirements' if extra else 'requirements'
     written = {(canonicalize_name(r.name), r.specifier) for r in map(Requirement, settings()[key].split())}

@@ -258,7 +258,7 @@ def explain(
 def export(
     model: Annotated[Path, typer.Argument(help='A model.keras file that `transfer_cvd train` wrote.')],
     form: Annotated[
-        str, typer.Option('--format', help='saved_model, litert, litert_float16, litert_int8, onnx or openvino.')],
+        str, typer.Option('--format', help='saved_model, litert, litert_float16, litert_int8, onnx, openvino or web.')],
     out: Annotated[Path, typer.Option(help='Where to; the suffix of the format is added.')],
     data: Annotated[
         Optional[Path],
@@ -268,6 +268,11 @@ def export(
     formatted: Annotated[
         bool, typer.Option('--formatted', help='Let it take photos that are resized and scaled to [-1, 1] already.')
     ] = False,
+    runtime: Annotated[
+        Optional[Path],
+        typer.Option(help='For web: a folder with the npm package onnxruntime-web. [default: npm fetches it, once]',
+                     show_default=False),
+    ] = None,
 ) -> None:
     """Write a classifier in another format, for photos as they are.
 
@@ -277,7 +282,7 @@ def export(
     from transfer_cvd.inference.exports import export_classifier
     from transfer_cvd.inference.classifier import Classifier
 
-    print(export_classifier(Classifier.load(model), form, out, data, formatted))
+    print(export_classifier(Classifier.load(model), form, out, data, formatted, runtime))
 
 # %% ../nbs/using/command_line.ipynb #cell033
 @app.command()

@@ -275,6 +275,7 @@ class Classifier(Predictor):
         path: str | Path,  # where to; the format's suffix is added, a file that is there is replaced
         data: str | Path | None = None,  # photos to compare on, a folder or a .csv file; by default drawn pets
         formatted: bool = False,  # let it take formatted photos, float32 in [-1, 1], in place of uint8 ones
+        runtime: str | Path | None = None,  # for a page: a folder with onnxruntime-web; by default npm fetches it, once
     ) -> Export:
         """Write the classifier in another format, and say how its answers differ from the original's."""
-        return export_classifier(self, format, path, data, formatted)
+        return export_classifier(self, format, path, data, formatted, runtime)
