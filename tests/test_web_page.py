@@ -120,7 +120,8 @@ class Browser:
     def wait(self, condition, seconds=240):
         until = time.monotonic() + seconds
         while not self.run(f'return Boolean({condition})'):
-            assert time.monotonic() < until, (condition, self.run('return document.body.innerText'), self.log('browser'))
+            shown = self.run('return document.body.innerText')
+            assert time.monotonic() < until, (condition, shown, self.log('browser'))
             time.sleep(0.2)
 
     def click(self, name):
@@ -133,8 +134,10 @@ class Browser:
 
     def cards(self):
         """The probabilities on the cards by the name of the photo; of one that cannot be read, its error."""
-        return dict(self.run('return [...document.querySelectorAll("article")].map(card => [card.dataset.name,'
-                             'card.dataset.probabilities ? JSON.parse(card.dataset.probabilities) : card.dataset.error])'))
+        return dict(self.run('''
+            return [...document.querySelectorAll('article')].map(({ dataset }) =>
+                [dataset.name, dataset.error ?? JSON.parse(dataset.probabilities)]);
+        '''))
 
     def log(self, kind):
         """All that was logged so far."""
@@ -144,7 +147,8 @@ class Browser:
     def asked_for(self):
         """The addresses of all requests."""
         entries = [json.loads(entry['message'])['message'] for entry in self.log('performance')]
-        return [entry['params']['request']['url'] for entry in entries if entry['method'] == 'Network.requestWillBeSent']
+        requests = [entry['params'] for entry in entries if entry['method'] == 'Network.requestWillBeSent']
+        return [entry['request']['url'] for entry in requests]
 
     def close(self):
         self.ask('', method='DELETE')
