@@ -1,11 +1,14 @@
 """A classifier answers like the trained network, in memory and from its file, wherever and however it is called."""
+import copy
 import io
 import json
 import os
+import pickle
 import shutil
 import tempfile
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -407,3 +410,23 @@ def test_classes_that_the_classifier_does_not_know(pets):
 def test_arrays_that_are_no_photos(classifier, wrong):
     with pytest.raises(InputError, match='is no photo'):
         classifier.predict(wrong)
+
+
+def test_it_travels_and_is_copied(classifier):
+    photo = random_photos()[0]
+    expected = classifier.predict(photo)
+    for again in (pickle.loads(pickle.dumps(classifier)), copy.deepcopy(classifier)):
+        assert again.predict(photo) == expected
+        assert (again.class_names, again.facts) == (classifier.class_names, classifier.facts)
+
+
+def test_eight_threads_have_the_answers_of_one(classifier):
+    photos = random_photos(16 * [(50, 60)])
+    expected = [classifier.predict(photo) for photo in photos]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(classifier.predict, photos)) == expected
+
+
+def test_its_text_is_one_readable_line(classifier):
+    text = repr(classifier)
+    assert text.startswith('Classifier of ') and '\n' not in text and len(text) < 200

@@ -114,6 +114,12 @@ def random_photos(
 TOLERANCE = 1e-5  # of a probability: rounding differs a little from one way to compute to another
 
 
+def _write(model: keras.Model, about: dict, path: Path) -> None:
+    model.save(path)
+    with zipfile.ZipFile(path, 'a') as archive:
+        archive.writestr(MEMBER, json.dumps(about, indent=2))
+
+
 def write_model(
     model: keras.Model,  # from `serving_model`
     about: dict,  # what stands in our member of the archive
@@ -128,9 +134,7 @@ def write_model(
     if Path(path).suffix != '.keras':
         raise InputError(f'the model file {printable(path)} needs a name that ends in .keras')
     with replacing(path) as beside:
-        model.save(beside)
-        with zipfile.ZipFile(beside, 'a') as archive:
-            archive.writestr(MEMBER, json.dumps(about, indent=2))
+        _write(model, about, beside)
         expected = expected_probabilities(network_of(model), photos)
         difference = float(np.abs(fresh_probabilities(beside, photos) - expected).max())
         if not difference <= TOLERANCE:  # so that a difference of NaN fails too
@@ -182,6 +186,16 @@ def read_model(
     return model, about
 
 # %% ../../nbs/using/classifier.ipynb #cell059
+def _from_content(kind: type['Classifier'], content: bytes, report: Report | None) -> 'Classifier':
+    "Return the classifier in the content of a file."
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'model.keras')
+        path.write_bytes(content)
+        classifier = kind.load(path)
+    classifier.report = report
+    return classifier
+
+
 class Classifier(Predictor):
     """A classifier that Keras computes, made by `train`, `from_network` or `load`.
 
@@ -233,8 +247,17 @@ class Classifier(Predictor):
         photos: Sequence[np.ndarray] | None = None,  # uint8 (height, width, 3), to compare on; by default random ones
     ) -> float:
         """Write a `.keras` file, prove that it answers the same, and return the largest difference of a probability."""
-        about = {'class_names': self.class_names, 'image_size': self.image_size, 'facts': self.facts}
-        return write_model(self.model, about, path, random_photos() if photos is None else photos)
+        return write_model(self.model, self._about(), path, random_photos() if photos is None else photos)
+
+    def _about(self) -> dict:
+        return {'class_names': self.class_names, 'image_size': self.image_size, 'facts': self.facts}
+
+    def __reduce__(self) -> tuple:
+        """Go into a copy or to another process as what a file would hold, with the report."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, 'model.keras')
+            _write(self.model, self._about(), path)
+            return _from_content, (type(self), path.read_bytes(), self.report)
 
     def explain(
         self,

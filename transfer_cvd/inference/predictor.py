@@ -195,7 +195,7 @@ def _prediction(path: str | os.PathLike | None, answer: Answer, class_names: lis
     return Prediction(path, class_names[best], float(answer[best]), dict(zip(class_names, answer.tolist())))
 
 
-@dataclass
+@dataclass(repr=False)
 class Predictor:
     """A classifier in use, whatever computes its answers."""
 
@@ -203,6 +203,10 @@ class Predictor:
     class_names: list[str]  # in the order of the probabilities
     image_size: int  # pixels a side the network works at
     facts: dict = field(default_factory=dict)  # what is known of its training
+
+    def __repr__(self) -> str:
+        size = self.image_size
+        return f'{type(self).__name__} of {", ".join(map(printable, self.class_names))} at {size} x {size} pixels'
 
     def predict(
         self,
