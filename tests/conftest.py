@@ -192,3 +192,14 @@ def own_run(untidy, tmp_path_factory):
         (folder / 'said.txt').write_text(said.getvalue())
 
     return made_once(tmp_path_factory, 'own_run', train) / 'run'
+
+
+@pytest.fixture(scope='session')
+def no_runtime(tmp_path_factory):
+    """A folder with texts in place of the files with which a page runs its classifier in a browser."""
+    from transfer_cvd.inference.web.page import RUNTIME_FILES
+
+    folder = tmp_path_factory.mktemp('runtime')
+    for name in RUNTIME_FILES:
+        (folder / name).write_text(name)
+    return folder

@@ -102,7 +102,7 @@ def test_the_wheel_holds_the_package_and_its_licence_only(wheel):
         names = [name for name in file.namelist() if '.dist-info/' not in name]
         assert any(name.endswith('/LICENSE') for name in file.namelist())
     assert sorted(names) == sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'transfer_cvd').rglob('*')
-                                   if path.suffix in ('.py', '.j2', '.css', '.typed'))
+                                   if path.suffix in ('.py', '.j2', '.css', '.js', '.txt', '.typed'))
     assert 'transfer_cvd/evaluation/report/page.html.j2' in names
 
 

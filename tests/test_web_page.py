@@ -28,18 +28,8 @@ FILES = ['classifier.json', 'classifier.onnx', 'index.html', 'app.js', 'style.cs
 ELEMENT = 'element-6066-11e4-a52e-4f735466cecf'  # how the protocol of browsers names an element
 
 
-@pytest.fixture
-def stand_in(tmp_path):
-    """A folder with texts in place of the runtime."""
-    folder = tmp_path / 'runtime'
-    folder.mkdir()
-    for name in page.RUNTIME_FILES:
-        (folder / name).write_text(name)
-    return folder
-
-
-def test_the_folder_and_its_classifier(small_classifier, stand_in, pets, tmp_path):
-    export = export_classifier(small_classifier, 'web', tmp_path / 'page', pets, runtime=stand_in)
+def test_the_folder_and_its_classifier(small_classifier, no_runtime, pets, tmp_path):
+    export = export_classifier(small_classifier, 'web', tmp_path / 'page', pets, runtime=no_runtime)
     assert sorted(path.name for path in export.path.iterdir()) == sorted(FILES)
     assert export.difference <= 1e-5 and export.bytes == sum(path.stat().st_size for path in export.path.iterdir())
     opened = open_classifier(export.path)
@@ -49,10 +39,10 @@ def test_the_folder_and_its_classifier(small_classifier, stand_in, pets, tmp_pat
     assert '://' not in (export.path / 'index.html').read_text()
 
 
-def test_what_cannot_be_exported_as_a_page(small_classifier, stand_in, tmp_path, monkeypatch):
+def test_what_cannot_be_exported_as_a_page(small_classifier, no_runtime, tmp_path, monkeypatch):
     cases = [
         ({'runtime': tmp_path}, 'lacks files of onnxruntime-web'),
-        ({'runtime': stand_in, 'formatted': True}, 'leave out --formatted'),
+        ({'runtime': no_runtime, 'formatted': True}, 'leave out --formatted'),
         ({}, '--runtime'),
     ]
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
@@ -61,8 +51,8 @@ def test_what_cannot_be_exported_as_a_page(small_classifier, stand_in, tmp_path,
             export_classifier(small_classifier, 'web', tmp_path / 'page', **options)
         assert '\n' not in str(error.value)
     with pytest.raises(InputError, match='leave out'):
-        export_classifier(small_classifier, 'onnx', tmp_path / 'page', runtime=stand_in)
-    assert sorted(os.listdir(tmp_path)) == ['runtime']
+        export_classifier(small_classifier, 'onnx', tmp_path / 'page', runtime=no_runtime)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize('program, message', [
