@@ -35,10 +35,12 @@ def nbdev(command, tree):
 
 @pytest.fixture
 def tree(tmp_path):
-    """A copy of the project with its notebooks and without its modules."""
+    """A copy of the project with its notebooks and without the modules that are written from them."""
     shutil.copytree(ROOT / 'nbs', tmp_path / 'nbs', ignore=shutil.ignore_patterns('.*'))
     shutil.copy(ROOT / 'settings.ini', tmp_path)
     (tmp_path / 'transfer_cvd').mkdir()
+    for name in ('__init__.py', '__main__.py'):
+        shutil.copy(ROOT / 'transfer_cvd' / name, tmp_path / 'transfer_cvd')
     return tmp_path
 
 
