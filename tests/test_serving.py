@@ -2,18 +2,21 @@
 import copy
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
 import tempfile
 import warnings
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
+import joblib
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 
 from transfer_cvd.inference import classifier as serving
@@ -22,7 +25,7 @@ from transfer_cvd.data import load_data
 from transfer_cvd.errors import InputError
 from transfer_cvd.photos.images import read_photo
 from transfer_cvd.photos.preprocess import format_photo
-from transfer_cvd.inference.predictor import MEMBER
+from transfer_cvd.inference.predictor import MEMBER, Predictor
 from transfer_cvd.inference.classifier import TOLERANCE, Classifier, random_photos, serving_model
 from transfer_cvd.networks.classifier import to_probabilities
 from transfer_cvd.summary import predict_batches
@@ -427,6 +430,33 @@ def test_eight_threads_have_the_answers_of_one(classifier):
         assert list(pool.map(classifier.predict, photos)) == expected
 
 
+def by_spawned(predict, batches):
+    with ProcessPoolExecutor(2, multiprocessing.get_context('spawn')) as pool:
+        return list(pool.map(predict, batches))
+
+
+def by_joblib(predict, batches):
+    try:
+        return joblib.Parallel(n_jobs=2)(joblib.delayed(predict)(batch) for batch in batches)
+    finally:
+        get_reusable_executor().shutdown()  # its processes would stay for minutes
+
+
+@pytest.mark.parametrize('by_processes', [by_spawned, by_joblib])
+def test_other_processes_have_the_same_answers(small_classifier, by_processes):
+    batches = random_photos()[:2], random_photos()[2:]
+    for answers, batch in zip(by_processes(small_classifier.predict, batches), batches, strict=True):
+        for answer, expected in zip(answers, small_classifier.predict(batch), strict=True):
+            assert answer.class_name == expected.class_name
+            assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+
+
 def test_its_text_is_one_readable_line(classifier):
     text = repr(classifier)
     assert text.startswith('Classifier of ') and '\n' not in text and len(text) < 200
+
+
+def test_the_text_names_a_few_of_many_classes():
+    text = repr(Predictor(None, [f'class\n{i}' for i in range(1000)], 160))
+    assert text.startswith('Predictor of class\\n0, class') and text.endswith(' and 992 more at 160 x 160 pixels')
+    assert repr(Predictor(None, list('abcdefgh'), 160)) == 'Predictor of a, b, c, d, e, f, g, h at 160 x 160 pixels'

@@ -205,8 +205,9 @@ class Predictor:
     facts: dict = field(default_factory=dict)  # what is known of its training
 
     def __repr__(self) -> str:
-        size = self.image_size
-        return f'{type(self).__name__} of {", ".join(map(printable, self.class_names))} at {size} x {size} pixels'
+        size, more = self.image_size, len(self.class_names) - 8
+        named = ', '.join(map(printable, self.class_names[:8])) + (f' and {more} more' if more > 0 else '')
+        return f'{type(self).__name__} of {named} at {size} x {size} pixels'
 
     def predict(
         self,
