@@ -22,7 +22,7 @@ from typing import Annotated, Optional, get_type_hints
 import typer
 from typer.exceptions import TyperException
 
-from ._files import open_channels, printable
+from ._files import open_channels, printable, quiet
 from ._work_folder import Stopped, resumed, working_for
 from .config import TrainConfig, offline as is_offline
 from .errors import InputError
@@ -35,8 +35,6 @@ def load_tensorflow() -> None:
     """
     os.environ.setdefault('TF_CPU_ALLOCATOR_USE_BFC', '1')
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    from transfer_cvd._files import quiet
-
     with quiet():
         import absl.logging
         import keras

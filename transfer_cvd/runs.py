@@ -24,12 +24,11 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from ._files import printable, write_table
-from ._statistics import accuracy_interval
 from ._work_folder import working_for
 from .base_model import base_model
 from .config import TrainConfig, check_keras, defaults, offline
 from .data import load_data
-from .evaluation.metrics import Evaluation
+from .evaluation.metrics import Evaluation, score
 from .evaluation.plots import boxes_for_missing_glyphs, plot_confusion, plot_history, plot_mistakes
 from .evaluation.report.page import shown_in_page, write_report_page
 from .evaluation.results import Report
@@ -79,7 +78,7 @@ def _announce_groups(before: PhotoFolder, after: PhotoFolder, groups: list[list[
     "Tell how many groups of near-duplicates there are, the counts if they changed, and what looks odd now."
     if groups:
         apart = groups_apart(after, groups)
-        together = 'those of a class in one split' if any(after.counts['test'].values()) else 'each left out as one'
+        together = 'each left out as one' if after.all_train else 'those of a class in one split'
         where = f'{len(apart)} of them in more than one split' if apart else together
         _logger.info('groups of near-duplicates: %d (%d photos), %s', len(groups), sum(map(len, groups)), where)
     if after.counts != before.counts:
@@ -129,7 +128,7 @@ class OwnPhotos:
     @property
     def all_train(self) -> bool:
         """Whether no photos are set aside for validation and test."""
-        return not any(self.data.counts['test'].values())
+        return self.data.photos.all_train
 
 
 def needs_splits(
@@ -206,9 +205,8 @@ def _cross_validation(photos: OwnPhotos) -> dict | None:
     "The cross-validated accuracy, as the report has it; None if there is none."
     if photos.crossed is None:
         return None
-    right = photos.crossed.probabilities.argmax(axis=1) == photos.data.photos.labels
-    interval = accuracy_interval(right.sum(), len(right))
-    return {'accuracy': float(right.mean()), 'interval': interval, 'n': len(right), 'folds': photos.crossed.folds}
+    figures = score(photos.data.photos.labels, photos.crossed.probabilities, photos.data.class_names)
+    return {name: figures[name] for name in ('accuracy', 'interval', 'n')} | {'folds': photos.crossed.folds}
 
 # %% ../nbs/using/training.ipynb #0d7202cc
 EPOCHS = 10  # of each stage in the tutorial

@@ -238,15 +238,10 @@ def list_folder(
     left_out = [(file.path, reason) for file, reason in reasons.items() if reason]
     loose = [os.path.join(root, name) for root, (_, others) in inside.items() for name in others]
     left_out += [(path, 'it lies in no class') for path in loose]
-    return Listing(names, photos, left_out + _beside(folder, roots), _joined_notes(joined))
-
-
-def _beside(folder: str | Path, roots: dict[str, str]) -> list[tuple[str, str]]:
-    "Return the folders beside given splits, with the reason for which they are left out."
-    if str(folder) in roots:
-        return []
-    others = [name for name in look_into(folder)[0] if not split_of(name)]
-    return [(os.path.join(folder, name), 'a folder beside the splits') for name in others]
+    if str(folder) not in roots:
+        beside = [name for name in inside[str(folder)][0] if not split_of(name)]
+        left_out += [(os.path.join(folder, name), 'a folder beside the splits') for name in beside]
+    return Listing(names, photos, left_out, _joined_notes(joined))
 
 
 def _joined_notes(joined: dict[str, str]) -> list[str]:

@@ -109,6 +109,11 @@ class PhotoFolder:
         names = list(enumerate(self.class_names))
         return {split: {name: counted[split, label] for label, name in names} for split in BORDERS}
 
+    @property
+    def all_train(self) -> bool:
+        """Whether no photos are set aside for the test."""
+        return 'test' not in self.splits
+
     def indices(self, split: str) -> np.ndarray:
         """Return the indices of the photos in a split, int64 `(n,)`, in order."""
         return np.flatnonzero(np.array(self.splits) == split)

@@ -150,6 +150,7 @@ def _predict_by_C(features, labels, others, class_weight, n_classes) -> np.ndarr
     return probabilities
 
 
+@threadpool_limits.wrap(limits=1)  # on so few numbers, threads cost more than they bring
 def _predict_apart(features, labels, groups, class_weight, seed) -> np.ndarray:
     "For each of `CS` the probabilities of each photo by a head that saw neither it nor its near-duplicates."
     folds, n_classes = _folds(labels, groups, seed), labels.max() + 1
@@ -160,7 +161,14 @@ def _predict_apart(features, labels, groups, class_weight, seed) -> np.ndarray:
     return probabilities
 
 # %% ../../nbs/inside/training/head.ipynb #cell026
-@threadpool_limits.wrap(limits=1)  # on so few numbers, threads cost more than they bring
+def _best_C(by_C: np.ndarray, labels: np.ndarray, class_weight: dict | None) -> float:
+    "That of `CS` whose probabilities, one of `(len(CS), n, n_classes)`, have the lowest cross-entropy."
+    weights = None if class_weight is None else [class_weight[label] for label in labels]
+    losses = [log_loss(labels, probabilities, sample_weight=weights, labels=range(by_C.shape[-1]))
+              for probabilities in by_C]
+    return CS[int(np.argmin(losses))]
+
+
 def choose_C(
     features: np.ndarray,  # of the training photos, float32 (n, channels)
     labels: np.ndarray,  # int64 (n,)
@@ -177,10 +185,7 @@ def choose_C(
     features, labels, groups = features[chosen], labels[chosen], groups[chosen]
     if fewest_groups(labels, groups) < 2:
         return CS[1]
-    weights = None if class_weight is None else [class_weight[label] for label in labels]
-    losses = [log_loss(labels, probabilities, sample_weight=weights, labels=range(labels.max() + 1))
-              for probabilities in _predict_apart(features, labels, groups, class_weight, seed)]
-    return CS[int(np.argmin(losses))]
+    return _best_C(_predict_apart(features, labels, groups, class_weight, seed), labels, class_weight)
 
 # %% ../../nbs/inside/training/head.ipynb #cell030
 def fit_head_to_the_end(
@@ -197,12 +202,13 @@ def fit_head_to_the_end(
     `val_accuracy` are cross-validated on the training photos.
     """
     labels, train, validation = data.photos.labels, data.photos.indices('train'), data.photos.indices('validation')
-    chosen = choose_C(features[train], labels[train], groups[train], class_weight, data.seed)
     if len(validation):
+        chosen = choose_C(features[train], labels[train], groups[train], class_weight, data.seed)
         unseen = _predict_by_C(features[train], labels[train], features[validation], class_weight, labels.max() + 1)
     else:
         validation = train
         unseen = _predict_apart(features[train], labels[train], groups[train], class_weight, data.seed)
+        chosen = _best_C(unseen, labels[train], class_weight)
     history = {key: [] for key in ('loss', 'accuracy', 'val_loss', 'val_accuracy')}
     regression = _regression(class_weight)
     for C, of_unseen in zip(CS[:CS.index(chosen) + 1], unseen):
